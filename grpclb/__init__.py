@@ -1,0 +1,1 @@
+"""Client-side load balancing and name resolution for gRPC Python."""

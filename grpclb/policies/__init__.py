@@ -1,0 +1,1 @@
+"""Load-balancing policies: pure decisions, no I/O, no threads, no clock of their own."""

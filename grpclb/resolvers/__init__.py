@@ -1,0 +1,1 @@
+"""Resolvers: each one coroutine on the control loop that reports whole states."""
