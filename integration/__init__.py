@@ -1,0 +1,1 @@
+"""Real servers, real DNS, processes killed under load; and the demo."""

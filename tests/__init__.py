@@ -1,0 +1,1 @@
+"""Tests of grpclb; `tests.support` holds what they share."""

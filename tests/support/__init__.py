@@ -1,0 +1,1 @@
+"""Helpers that tests, the integration suite and the demo share."""
