@@ -100,7 +100,7 @@ class Endpoint:
     """
 
     addresses: tuple[Address, ...]
-    attributes: Mapping[str, Any] = field(default=_NOTHING, hash=False)
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def __post_init__(self) -> None:
         if not self.addresses:

@@ -31,7 +31,7 @@ class ResolverState:
 
     endpoints: tuple[Endpoint, ...] | Status
     service_config: ServiceConfig | Mapping[str, Any] | str | Status | None = None
-    attributes: Mapping[str, Any] = field(default=_NOTHING)
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     note: str = ""
 
     @classmethod
@@ -72,7 +72,7 @@ class ResolverContext:
     """
 
     random: Random
-    options: Mapping[str, Any] = field(default=_NOTHING)
+    options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     default_port: int = 443
 
 
