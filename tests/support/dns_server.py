@@ -14,14 +14,15 @@ order given, EDNS sizes obeyed, TC set on a UDP answer that does not fit.
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from tests.support.dns_zone import DnsZone, Fault, Query, Reply, Transport
+from tests.support.dns_zone import DnsZone, Fault, Query, Transport
+from tests.support.loop_thread import Connections, LoopThread
 
 __all__ = ["DnsServer", "Fault", "Query", "Transport"]
 
@@ -39,34 +40,19 @@ class DnsServer(DnsZone):
         self.host = host
         self.port = port
         self._tcp = tcp
-        self._thread: threading.Thread | None = None
-        self._stop: Callable[[], object] = lambda: None
+        self._thread = LoopThread("test-dns-server")
 
     def start(self) -> None:
         """Bind and serve; the port is known and open when this returns."""
-        if self._thread is not None:
-            raise RuntimeError("the DNS server is already running")
         udp, tcp = _bind_pair(self.host, self.port)
         self.port = udp.getsockname()[1]
         if self._tcp:
             tcp.listen(128)
-        started = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(udp, tcp, started)),
-            name="test-dns-server",
-            daemon=True,
-        )
-        self._thread.start()
-        if not started.wait(10):
-            raise RuntimeError("the DNS server did not start within 10 s")
+        self._thread.start(functools.partial(self._serve, udp, tcp))
 
     def stop(self) -> None:
         """Close both sockets and end the thread; zone, faults and recorded queries stay."""
-        if self._thread is None:
-            return
-        self._stop()
-        self._thread.join(10)
-        self._thread = None
+        self._thread.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -88,39 +74,22 @@ class DnsServer(DnsZone):
     # ---- the server's thread
 
     async def _serve(
-        self, udp: socket.socket, tcp: socket.socket, started: threading.Event
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        ready: Callable[[], None],
+        stopping: asyncio.Event,
     ) -> None:
-        # Bare sockets, not asyncio's servers: these can leak a connection that is just coming in
-        # while they close, and a leak is an error in our test run.
         loop = asyncio.get_running_loop()
-        stopping = asyncio.Event()
-        connections: dict[socket.socket, asyncio.Task[None]] = {}
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                connection, _ = tcp.accept()
-                connection.setblocking(False)
-                task = loop.create_task(self._serve_connection(connection))
-                connections[connection] = task
-                task.add_done_callback(lambda _: forget(connection))
-
-        def forget(connection: socket.socket) -> None:
-            connection.close()
-            connections.pop(connection, None)
-
         with udp, tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stray:
             stray.bind((self.host, 0))
             loop.add_reader(udp, self._on_datagram, udp, stray)
-            if self._tcp:
-                loop.add_reader(tcp, accept)
-            self._stop = lambda: loop.call_soon_threadsafe(stopping.set)
-            started.set()
+            connections = Connections(tcp, self._serve_connection) if self._tcp else None
+            ready()
             await stopping.wait()
             loop.remove_reader(udp)
-            loop.remove_reader(tcp)
-            for task in connections.values():
-                task.cancel()
-            await asyncio.gather(*connections.values(), return_exceptions=True)
+            if connections is not None:
+                await connections.close()
 
     def _on_datagram(self, udp: socket.socket, stray: socket.socket) -> None:
         with contextlib.suppress(OSError):  # e.g. the client of an earlier answer has gone
@@ -136,19 +105,17 @@ class DnsServer(DnsZone):
 
     async def _serve_connection(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ConnectionError, EOFError):  # the client has what it wanted
-            while True:
-                (length,) = struct.unpack("!H", await _read(connection, 2))
-                reply: Reply = self.reply(await _read(connection, length), "tcp")
-                await asyncio.sleep(reply.delay)
-                if reply.reset:
-                    connection.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                    )
-                    return
-                if reply.wire is not None:
-                    message = struct.pack("!H", len(reply.wire)) + reply.wire
-                    await loop.sock_sendall(connection, message)
+        while True:
+            (length,) = struct.unpack("!H", await _read(connection, 2))
+            reply = self.reply(await _read(connection, length), "tcp")
+            await asyncio.sleep(reply.delay)
+            if reply.reset:
+                no_linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+                return
+            if reply.wire is not None:
+                message = struct.pack("!H", len(reply.wire)) + reply.wire
+                await loop.sock_sendall(connection, message)
 
 
 async def _read(connection: socket.socket, count: int) -> bytes:
