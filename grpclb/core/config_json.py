@@ -127,7 +127,7 @@ class _Copy:
             return self._object(value, path, depth)
         if isinstance(value, list | tuple):
             return [self.value(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
-        raise ServiceConfigError(path, f"JSON has no {type(value).__name__} ({_brief(value)})")
+        raise ServiceConfigError(path, f"JSON has no {type(value).__name__} ({brief(value)})")
 
     def _object(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
         if isinstance(value, _Repeated):
@@ -166,9 +166,8 @@ def _finite(value: float, path: str) -> float:
 
 def join(path: str, key: str) -> str:
     """The path of `key` in the object at `path`."""
-    if _PLAIN_KEY.fullmatch(key):
-        return f"{path}.{key}"
-    return f"{path}[{json.dumps(key if len(key) <= 64 else key[:61] + '...')}]"
+    key = brief(key)
+    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key)}]"
 
 
 def shown(value: object) -> str:
@@ -179,9 +178,9 @@ def shown(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return _brief(json.dumps(value))
+            return json.dumps(brief(value))
         case int() | float():
-            return _brief(value)
+            return brief(value)
         case dict():
             return "an object"
         case list():
@@ -189,12 +188,13 @@ def shown(value: object) -> str:
     return type(value).__name__
 
 
-def _brief(value: object) -> str:
+def brief(value: object, longest: int = 64) -> str:
+    """`value` as text that is short enough for an error."""
     try:
         text = str(value)
     except Exception:  # the value is a stranger's: its __str__ may do anything
         return "?"
-    return text if len(text) <= 64 else text[:61] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 @dataclass(frozen=True, slots=True)

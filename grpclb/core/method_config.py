@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpclb.core.config_json import Node
+from grpclb.core.config_json import Node, brief, shown
 from grpclb.core.retry_config import (
     HEDGING_FIELDS,
     RETRY_FIELDS,
@@ -75,7 +75,7 @@ def parse_method_configs(
         for name in names.items() if names else ():
             key = _key(name)
             if key in table:
-                raise name.fail(f"a second entry for {key or 'all methods'}")
+                raise name.fail(f"a second entry for {brief(key) or 'all methods'}")
             ignored += name.unread(("service", "method"))
             table[key] = config
     return table
@@ -85,7 +85,7 @@ def _key(name: Node) -> str:
     service = name.optional("service", Node.text) or ""
     method = name.optional("method", Node.text) or ""
     if method and not service:
-        raise name.fail(f"method {method!r} without a service")
+        raise name.fail(f"method {shown(method)} without a service")
     return f"/{service}/{method}" if service else ""
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from grpclb.core.balancer import Policy, PolicyConfig
-from grpclb.core.config_json import Node, ServiceConfigError, load
+from grpclb.core.config_json import Node, ServiceConfigError, brief, join, load, shown
 from grpclb.core.method_config import (
     MethodConfig,
     limits_json,
@@ -52,6 +52,7 @@ _FIELDS = (
     "retryThrottling",
     "healthCheckConfig",
 )
+_MOST_IGNORED = 32  # a hint; a stranger's config may have thousands
 _NO_METHODS: Mapping[str, MethodConfig] = MappingProxyType({})
 
 
@@ -113,7 +114,7 @@ def parse_service_config(
             parse_method_configs(methods, max_retry_attempts, ignored) if methods else {}
         ),
         text=text,
-        ignored=tuple(ignored),
+        ignored=tuple(ignored[:_MOST_IGNORED]),
     )
 
 
@@ -146,7 +147,7 @@ def _load_balancing(
         return None
     policy = find_policy(name.lower()) or find_policy(name)
     if policy is None:
-        raise legacy.fail(f"unknown policy {name!r}{_naming(known)}")
+        raise legacy.fail(f"unknown policy {shown(name)}{_naming(known)}")
     return _configure(policy, {}, legacy)
 
 
@@ -171,12 +172,12 @@ def _first_known(node: Node, find_policy: FindPolicy, known: tuple[str, ...]) ->
             )
         (name,) = entry.object()
         policy = find_policy(name)
-        config = Node(entry.object()[name], f"{entry.path}.{name}")
+        config = Node(entry.object()[name], join(entry.path, name))
         raw = config.object()
         if policy is not None:
             return _configure(policy, raw, config)
         names.append(name)
-    listed = ", ".join(map(repr, names[:8])) or "an empty list"
+    listed = ", ".join(map(shown, names[:8])) or "an empty list"
     raise node.fail(f"no known policy in {listed}{_naming(known)}")
 
 
@@ -186,9 +187,10 @@ def _configure(policy: Policy, raw: dict[str, Any], node: Node) -> PolicyConfig:
     except ServiceConfigError as error:
         raise error.under(node.path) from error
     except ValueError as error:
-        raise node.fail(str(error)) from error
+        raise node.fail(brief(error, 512)) from error
     except Exception as error:  # a user's policy; its slip must not stop the channel
-        raise node.fail(f"the policy's parser raised {type(error).__name__}: {error}") from error
+        said = brief(error, 512)
+        raise node.fail(f"the policy's parser raised {type(error).__name__}: {said}") from error
 
 
 def _naming(known: tuple[str, ...]) -> str:
