@@ -17,6 +17,7 @@ DEFAULT_MAX_ATTEMPTS = 5
 
 _MAX_FLOAT = 3.4028234663852886e38  # protobuf's `float`, the type of backoffMultiplier
 _CODES = {code.name: code for code in StatusCode}
+_NUMBERS: dict[float, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 RETRY_FIELDS = (
     "maxAttempts",
@@ -115,7 +116,7 @@ def _status_code(node: Node) -> StatusCode:
     if isinstance(value, str):
         found = _CODES.get(value.upper())
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        found = next((code for code in StatusCode if code.value[0] == value), None)
+        found = _NUMBERS.get(value)
     if found is None:
         hint = " (gRPC spells it CANCELLED)" if str(value).upper() == "CANCELED" else ""
         raise node.fail(f"expected a status code's name or number, got {shown(value)}{hint}")
