@@ -7,6 +7,7 @@ same recording always gives the same bytes.
 from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from integration.demo.client import TICK
 from integration.demo.measure import TITLES, Recording, Summary
 from integration.demo.terminal import spread, to_share
 
@@ -25,12 +26,14 @@ _HOW = {
     "robin": "balances over what DNS said when it connected",
     "grpclb": "balances every call over every live pod",
 }
+_SUBTITLE = "A pod is added (+), a pod is killed (✕), then each is replaced in turn (↻)."
+_SIGNS = {"add": "+", "kill": "✕", "replace": "↻"}
 _STYLE = """
 text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif;
   font-size: 12px; fill: #1f2933; }
 .page { fill: #ffffff; } .card { fill: #f6f8fa; stroke: #d8dee4; }
 .title { font-size: 22px; font-weight: 650; } .head { font-size: 16px; font-weight: 650; }
-.big { font-size: 20px; font-weight: 650; } .soft { fill: #5b6770; }
+.big { font-size: 16px; font-weight: 650; } .soft { fill: #5b6770; }
 .bad { fill: #c8323a; } .good { fill: #1a7f4b; }
 .axis { stroke: #c3ccd4; stroke-width: 1; } .event { stroke: #1f2933; stroke-dasharray: 2 3; }
 .fair { stroke: #1f2933; stroke-width: 2; } .end { text-anchor: end; }
@@ -56,9 +59,7 @@ def draw(recording: Recording, summaries: Sequence[Summary], note: str) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="page" width="{width}" height="{height}" rx="14"/>',
         _text(_MARGIN, 48, "The same calls to the same pods, three ways", "title"),
-        _text(
-            _MARGIN, 74, "One pod is added, one is killed, then each is replaced in turn.", "soft"
-        ),
+        _text(_MARGIN, 74, _SUBTITLE, "soft"),
     ]
     for index, summary in enumerate(summaries):
         x = _MARGIN + index * (_PANEL + _GAP)
@@ -70,7 +71,7 @@ def draw(recording: Recording, summaries: Sequence[Summary], note: str) -> str:
         parts.append(f'</g><g transform="translate({_PAD} {190 + _PLOT_HEIGHT + 48})">')
         parts.extend(_bars(summary, max(max(s.calls.values()) for s in summaries)))
         parts.append("</g></g>")
-    parts.append(_text(_MARGIN, height - 18, note, "soft"))
+    parts.append(_text(_MARGIN, height - 18, f"{note}  * before the first event", "soft"))
     parts.append("</svg>\n")
     return "\n".join(parts)
 
@@ -80,14 +81,14 @@ def _figures(summary: Summary) -> Iterator[str]:
     yield _text(_PAD, 51, _HOW[summary.side], "soft")
     uneven = summary.steady_spread > 1.5
     rows = [
-        (f"{summary.failed}", "calls failed", summary.failed > 10),
-        (to_share(summary), "until the new pod had its share", summary.to_share is None),
-        (spread(summary), "busiest / quietest pod, in quiet", uneven),
+        ("calls failed", f"{summary.failed}", summary.failed > 10),
+        ("new pod had its share after", to_share(summary), summary.to_share is None),
+        ("busiest / quietest pod*", spread(summary), uneven),
     ]
-    for index, (value, label, bad) in enumerate(rows):
-        y = 84 + 27 * index
-        yield _text(_PAD + 104, y, value, "big end " + ("bad" if bad else "good"))
-        yield _text(_PAD + 116, y, label, "soft")
+    for index, (label, value, bad) in enumerate(rows):
+        y = 86 + 26 * index
+        yield _text(_PAD, y, label, "")
+        yield _text(_PANEL - _PAD, y, value, "big end " + ("bad" if bad else "good"))
 
 
 def _timeline(recording: Recording, side: str) -> Iterator[str]:
@@ -97,12 +98,14 @@ def _timeline(recording: Recording, side: str) -> Iterator[str]:
     width = _PANEL - 2 * _PAD
     layers = _layers(recording, side, bins)
     top = 1.15 * max((sum(column) for column in zip(*layers.values(), strict=True)), default=1.0)
-    xs = [width * (index + 0.5) / bins for index in range(bins)]
+    # The first and the last half bin are drawn level, so that the areas fill the axis.
+    xs = [0.0, *(width * (index + 0.5) / bins for index in range(bins)), float(width)]
     yield _text(0, -10, "answered calls a second, by pod", "soft")
     yield _text(width, -10, "failed", "end bad")
-    base = [0.0] * bins
+    base = [0.0] * len(xs)
     for name, rates in layers.items():
-        upper = [low + rate for low, rate in zip(base, rates, strict=True)]
+        level = [rates[0], *rates, rates[-1]]
+        upper = [low + rate for low, rate in zip(base, level, strict=True)]
         if any(rates):
             color = _FAILED if name == "failed" else _color(recording.pods, name)
             yield _area(xs, base, upper, top, color)
@@ -110,25 +113,23 @@ def _timeline(recording: Recording, side: str) -> Iterator[str]:
     yield f'<path class="axis" d="M0 {_PLOT_HEIGHT}H{width}"/>'
     yield from _marks(recording, width / end)
     for second in range(0, int(end) + 1, 5):
-        yield _text(width * second / end, _PLOT_HEIGHT + 16, f"{second} s", "soft middle")
+        anchor = "soft middle" if second else "soft"
+        yield _text(width * second / end, _PLOT_HEIGHT + 16, f"{second} s", anchor)
 
 
 def _marks(recording: Recording, scale: float) -> Iterator[str]:
-    labels = {"add": "added", "kill": "killed", "replace": "replaced"}
     for event in recording.events:
-        if event.kind in labels:
+        if event.kind in _SIGNS:
             x = event.at * scale
             yield f'<path class="event" d="M{x:.1f} 4V{_PLOT_HEIGHT}"/>'
-            label = labels.pop(event.kind)
-            labels[event.kind] = ""
-            yield _text(x + 4, 13, label, "")
+            yield _text(x + 4, 13, _SIGNS[event.kind], "")
 
 
 def _layers(recording: Recording, side: str, bins: int) -> dict[str, list[float]]:
     """Rates in each bin of time, by pod, and "failed" last."""
     layers = {name: [0.0] * bins for name in (*recording.pods, "failed")}
     for tick in recording.ticks:
-        index = int((tick.at - 1e-9) / _BIN)
+        index = int((tick.at - TICK / 2) / _BIN)
         if tick.side == side and 0 <= index < bins:
             for pod, calls in tick.calls.items():
                 layers[pod][index] += calls / _BIN

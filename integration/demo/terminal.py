@@ -115,7 +115,7 @@ def table(summaries: Sequence[Summary]) -> list[str]:
         ("calls failed", *(f"{s.failed}" for s in summaries)),
         ("  after the kill", *(f"{s.failed_by['kill']}" for s in summaries)),
         ("  in the rolling restart", *(f"{s.failed_by['replace']}" for s in summaries)),
-        ("busiest / quietest pod, in quiet", *(spread(s) for s in summaries)),
+        ("busiest / quietest pod, undisturbed", *(spread(s) for s in summaries)),
         ("new pod had its share after", *(to_share(s) for s in summaries)),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
