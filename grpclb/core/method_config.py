@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpclb.core.config_json import Node, brief, shown
+from grpclb.core.config_node import Node, brief, shown
 from grpclb.core.retry_config import (
     HEDGING_FIELDS,
     RETRY_FIELDS,
@@ -33,7 +33,7 @@ _FIELDS = (
 class MethodConfig:
     """What a service config says of a method; None: nothing.
 
-    `timeout` is in seconds, up to ten thousand years; the call takes the smaller of it and its
+    `timeout` is in seconds, at most a century; the call takes the smaller of it and its
     own. The caller's `wait_for_ready` wins. The limits are in bytes of the serialized message.
     """
 
@@ -43,6 +43,14 @@ class MethodConfig:
     max_response_bytes: int | None = None
     retry: RetryPolicy | None = None
     hedging: HedgingPolicy | None = None
+
+    def applied(
+        self, timeout: float | None, wait_for_ready: bool | None
+    ) -> tuple[float | None, bool | None]:
+        """The caller's timeout and wait_for_ready with this config's: the least, the caller's."""
+        if self.timeout is not None and (timeout is None or timeout > self.timeout):
+            timeout = self.timeout
+        return timeout, self.wait_for_ready if wait_for_ready is None else wait_for_ready
 
 
 NO_METHOD_CONFIG = MethodConfig()
@@ -125,10 +133,8 @@ def message_limits(methods: Mapping[str, MethodConfig]) -> list[dict[str, Any]] 
 
 
 def _limits_entry(key: str, config: MethodConfig) -> dict[str, Any]:
-    _, service, method = key.split("/") if key else ("", "", "")
-    entry: dict[str, Any] = {"name": [{"service": service, "method": method}]}
-    if not service:
-        entry["name"] = [{}]
+    service, _, method = key[1:].rpartition("/")  # a service's name may hold a slash
+    entry: dict[str, Any] = {"name": [{"service": service, "method": method} if key else {}]}
     if config.max_request_bytes is not None:
         entry["maxRequestMessageBytes"] = config.max_request_bytes
     if config.max_response_bytes is not None:

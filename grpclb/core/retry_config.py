@@ -6,11 +6,10 @@ What they do to a call is decided elsewhere; here they are only read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal
 
 from grpc import StatusCode
 
-from grpclb.core.config_json import Node, shown
+from grpclb.core.config_node import Node, shown
 
 # gRFC A6: the cap that protects a client from what a service config may ask of it.
 DEFAULT_MAX_ATTEMPTS = 5
@@ -98,11 +97,19 @@ def parse_retry_throttling(node: Node) -> RetryThrottling:
     """`retryThrottling`; raises ServiceConfigError."""
     tokens = node.need("maxTokens").integer(1, 1000)
     field = node.need("tokenRatio")
-    # Through Decimal, as 0.29 * 1000 is 290 only on paper.
-    ratio = Decimal(repr(field.positive())).quantize(Decimal("0.001"), ROUND_DOWN)
+    ratio = _three_decimals(field.positive())
     if ratio <= 0:
-        raise field.fail(f"expected a number >= 0.001 (three decimals count), got {field.value}")
-    return RetryThrottling(tokens, float(ratio))
+        problem = f"expected a number >= 0.001 (three decimals count), got {shown(field.value)}"
+        raise field.fail(problem)
+    return RetryThrottling(tokens, ratio)
+
+
+def _three_decimals(value: float) -> float:
+    """Cut as text, since 0.29 * 1000 is 290 only on paper."""
+    whole, _, fraction = repr(value).partition(".")
+    if "e" in fraction or not fraction:  # below 0.0001, or so large that it is whole
+        return value if value >= 1 else 0.0
+    return float(f"{whole}.{fraction[:3]}")
 
 
 def _status_codes(node: Node) -> frozenset[StatusCode]:

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from grpclb.core.balancer import Policy, PolicyConfig
-from grpclb.core.config_json import Node, ServiceConfigError, brief, join, load, shown
+from grpclb.core.config_json import load
+from grpclb.core.config_node import Node, ServiceConfigError, brief, join, shown
 from grpclb.core.method_config import (
     MethodConfig,
     limits_json,

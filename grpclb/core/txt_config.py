@@ -11,7 +11,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from grpclb.core.config_json import MAX_BYTES, Node, ServiceConfigError, load
+from grpclb.core.config_json import MAX_BYTES, load
+from grpclb.core.config_node import Node, ServiceConfigError
 from grpclb.core.method_config import MethodConfig, lookup
 from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from grpclb.core.balancer import Helper, LoadBalancer
-from grpclb.core.config_json import Node
+from grpclb.core.config_node import Node
 from grpclb.core.registry import Registry
 from grpclb.core.service_config import ServiceConfig, parse_service_config
 

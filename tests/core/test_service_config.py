@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from grpclb.core.config_json import Node, ServiceConfigError
+from grpclb.core.config_node import Node, ServiceConfigError
 from grpclb.core.service_config import (
     EMPTY,
     MethodConfig,

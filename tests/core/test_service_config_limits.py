@@ -4,6 +4,7 @@ what the large one means."""
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -94,3 +95,16 @@ def test_core_enforces_what_the_lookup_says(
             call(request, timeout=10)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_core_can_count_to_the_longest_timeout(server: str) -> None:
+    """Ten thousand years are valid, but overflow C-core's clock: the call would fail at once."""
+    config = parse({"methodConfig": [{"name": [{}], "timeout": "315576000000s"}]})
+    timeout = config.method_config("/s.S/M").timeout
+    with grpc.insecure_channel(server) as channel:
+        call: Any = channel.unary_unary("/s.S/M")
+        assert call(b"1", timeout=timeout) == b"x"
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):  # why there is a limit
+            call(b"1", timeout=315576000000)
+    assert timeout is not None
+    assert timeout < threading.TIMEOUT_MAX

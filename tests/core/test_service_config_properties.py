@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from random import Random
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpclb.core.config_json import MAX_BYTES, ServiceConfigError
+from grpclb.core.config_json import MAX_BYTES
+from grpclb.core.config_node import ServiceConfigError
 from grpclb.core.service_config import ServiceConfig, message_limits_json
 from tests.core.service_config_corpus import documents, parse, text_of
 
@@ -128,6 +130,96 @@ def _places(value: Any) -> Any:
         yield value, key
         if isinstance(value[key], dict | list):
             yield from _places(value[key])
+
+
+EVERYTHING: dict[str, Any] = {
+    "loadBalancingPolicy": "round_robin",
+    "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}],
+    "healthCheckConfig": {"serviceName": "s"},
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "methodConfig": [
+        {
+            "name": [{"service": "s.S", "method": "M"}],
+            "timeout": "1s",
+            "waitForReady": True,
+            "maxRequestMessageBytes": 1,
+            "maxResponseMessageBytes": 1,
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["UNAVAILABLE", 14],
+                "perAttemptRecvTimeout": "1s",
+            },
+        },
+        {
+            "name": [{"service": "t.T"}],
+            "hedgingPolicy": {
+                "maxAttempts": 3,
+                "hedgingDelay": "1s",
+                "nonFatalStatusCodes": ["UNAVAILABLE"],
+            },
+        },
+    ],
+}
+STRANGE = [
+    *(
+        None,
+        True,
+        False,
+        {},
+        [],
+        {"": None},
+        [None],
+        "",
+        " ",
+        "\0",
+        "/",
+        "s",
+        "NaN",
+        "1e308",
+        "9" * 64,
+    ),
+    *(
+        0,
+        -0.0,
+        1,
+        -1,
+        0.5,
+        1e308,
+        -1e308,
+        5e-324,
+        1e-5,
+        2**31,
+        2**32,
+        2**63,
+        2**64,
+        10**308,
+        10**309,
+    ),
+    *(
+        "0.000000001s",
+        "315576000000s",
+        "999999999999s",
+        "1e5s",
+        "-0s",
+        "\u0661s",
+        "\ud800",
+        "UNAVAILABLE",
+    ),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda value: repr(value)[:20])
+def test_a_strange_value_in_every_place(strange: Any) -> None:
+    places = len(list(_places(EVERYTHING)))
+    assert places > 30
+    for place in range(places):
+        config = copy.deepcopy(EVERYTHING)
+        holder, key = list(_places(config))[place]
+        holder[key] = strange
+        outcome(config)
 
 
 RETRY = (
