@@ -188,6 +188,9 @@ def main() -> int:
     except NoLoopbackError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        terminal.say("interrupted")
+        return 130
     summaries = {side: summarize(demo.recording, side, demo.added) for side in SIDES}
     terminal.summary(list(summaries.values()))
     output.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """What the demo shows in a terminal: progress while it runs, a table and bars at the end."""
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -8,6 +10,7 @@ from integration.demo.measure import TITLES, Event, Recording, Summary
 
 _COLORS = (33, 208, 37, 170, 70, 178, 99, 245)  # one for each pod, of the 256-colour palette
 _COLUMN = 24
+_NEEDED_COLUMNS = 3 * _COLUMN + 4
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -17,7 +20,8 @@ class Terminal:
     def __init__(self, sides: Sequence[str], out: TextIO = sys.stdout) -> None:
         self._sides = sides
         self._out = out
-        self._live = out.isatty()
+        self._live = out.isatty() and shutil.get_terminal_size().columns >= _NEEDED_COLUMNS
+        self._colors = out.isatty() and "NO_COLOR" not in os.environ
         self._drawn = 0
         self._next_line = 0.0
 
@@ -89,7 +93,7 @@ class Terminal:
         return self._paint(text, f"38;5;{_COLORS[index % len(_COLORS)]}")
 
     def _paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self._live else text
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colors else text
 
     def _erase(self) -> None:
         if self._drawn:

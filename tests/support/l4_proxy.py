@@ -16,6 +16,7 @@ import contextlib
 import functools
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -220,6 +221,7 @@ class L4ProxyProcess:
 
 def main() -> None:
     """Serve the commands of an `L4ProxyProcess` until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     first = json.loads(sys.stdin.readline())
     with L4Proxy(first["backends"], seed=first["seed"]) as proxy:
         command: dict = {}
