@@ -106,7 +106,10 @@ def _report(counts: Counts) -> None:
     while True:
         due += TICK
         time.sleep(max(0.0, due - time.monotonic()))
-        print(json.dumps({"at": time.monotonic(), **counts.take()}), flush=True)
+        try:
+            print(json.dumps({"at": time.monotonic(), **counts.take()}), flush=True)
+        except BrokenPipeError:
+            os._exit(0)  # the demo was interrupted
 
 
 if __name__ == "__main__":
