@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
+# What a URI's path may hold as it is (RFC 3986); C-core decodes the rest.
+_URI_SAFE = "/!$&'()*+,;=:@"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -73,7 +76,7 @@ class Address:
     def uri(self) -> str:
         """The target string that a grpcio channel to just this address takes."""
         if self.target.startswith("unix"):
-            return self.target
+            return quote(self.target, safe=_URI_SAFE)
         return ("ipv6:" if self.target.startswith("[") else "ipv4:") + self.target
 
     @property

@@ -56,12 +56,13 @@ def parse_target(text: str, known_schemes: Iterable[str]) -> Target:
     path = re.split(r"[?#]", path, maxsplit=1)[0]
     endpoint = _decoded(text, path if scheme == "unix" else path.removeprefix("/"))
     target = Target(scheme, _decoded(text, authority), endpoint, text)
+    if scheme in _SLASHLESS - {"dns"} and authority:
+        instead = f"unix:///{authority}{path}" if scheme == "unix" else f"{scheme}:{authority}"
+        raise _error(text, f"{scheme}: takes no authority; write {instead}")
     if scheme in _SLASHLESS and not endpoint.strip("/"):
         raise _error(text, f"nothing after {scheme!r}; write for example {_FORMS}")
     if scheme == "dns":
         split_host_port(endpoint, f"target {text!r}")
-    elif scheme in _SLASHLESS and authority:
-        raise _error(text, f"{scheme}: takes no authority; write {scheme}:{path.lstrip('/')}")
     return target
 
 
@@ -126,8 +127,8 @@ def _unknown_scheme(text: str, scheme: str, rest: str, known: list[str]) -> str:
         if scheme.endswith("s"):
             hint += " with secure_channel for TLS"
     else:
-        near = difflib.get_close_matches(scheme, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "register_resolver adds one"
+        near = difflib.get_close_matches(scheme, known, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "register_resolver adds one"
     names = ", ".join(known)
     return f"target {text!r}: unknown scheme {scheme!r}; known: {names}; {hint}"
 
