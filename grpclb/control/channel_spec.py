@@ -1,0 +1,143 @@
+"""What a channel was asked to be: the factories' arguments, checked and put in their place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpclb.control.options import ChannelOptions, Option, parse_options, subchannel_options
+from grpclb.control.registries import POLICIES, RESOLVERS
+from grpclb.core.address import Address
+from grpclb.core.balancer import PolicyConfig
+from grpclb.core.resolver import Resolver, ResolverContext, ResolverFactory
+from grpclb.core.service_config import (
+    ServiceConfig,
+    message_limits_json,
+    parse_service_config,
+)
+from grpclb.core.target import Target, default_authority, parse_target
+
+_DEFAULT_POLICY = "round_robin"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSpec:
+    """One channel's fixed facts. The default service config is used where the resolver has none."""
+
+    target: Target
+    options: ChannelOptions
+    authority: str
+    default_config: ServiceConfig
+    has_default_config: bool
+    default_policy: PolicyConfig
+    resolver: Resolver | None
+    factory: ResolverFactory | None
+    compression: Any = None
+
+    def make_resolver(self, context: ResolverContext) -> Resolver:
+        """The user's own resolver, or a new one from the factory of the target's scheme."""
+        if self.resolver is not None:
+            return self.resolver
+        assert self.factory is not None
+        return self.factory(self.target, context)
+
+    def parse_config(self, raw: Mapping[str, Any] | str) -> ServiceConfig:
+        """A service config for this channel. Raises ServiceConfigError."""
+        cap = self.options.knob("grpclb.max_retry_attempts")
+        return parse_service_config(raw, find_policy=POLICIES.get, max_retry_attempts=cap)
+
+    def subchannel_config(self, config: ServiceConfig) -> str | None:
+        """The service config that C-core executes on a subchannel, as JSON; None for none.
+
+        Health checks (gRFC A17) and message limits are done by C-core on the data connection. A
+        C-core pick_first would ignore the health check, so a one-address round_robin asks for it.
+        """
+        limits = message_limits_json(config)
+        result: dict[str, Any] = json.loads(limits) if limits else {}
+        service = config.health_check_service
+        if service is not None and not self.options.health_checks_inhibited:
+            result["healthCheckConfig"] = {"serviceName": service}
+            result["loadBalancingConfig"] = [{"round_robin": {}}]
+        return json.dumps(result, sort_keys=True) if result else None
+
+    def subchannel_options(self, address: Address, args: str | None) -> tuple[Option, ...]:
+        """The arguments of the grpcio channel to `address`."""
+        return subchannel_options(self.options, address.server_name or self.authority, args)
+
+
+def build_spec(
+    target: str,
+    options: Sequence[Option] | None,
+    service_config: Mapping[str, Any] | str | None,
+    resolver: Resolver | None,
+    compression: Any = None,
+) -> ChannelSpec:
+    """Check a factory's arguments. Raises TypeError or ValueError that says what, where and how."""
+    checked = parse_options(options)
+    if resolver is not None and not callable(getattr(resolver, "run", None)):
+        raise TypeError(
+            f"resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
+            f"{type(resolver).__name__}; a factory belongs into grpclb.register_resolver"
+        )
+    parsed = _target(target, resolver)
+    factory = None if resolver is not None else RESOLVERS.require(parsed.scheme)
+    given = checked.values.get("grpc.service_config") if service_config is None else service_config
+    if isinstance(given, bytes):
+        given = given.decode()
+    cap = checked.knob("grpclb.max_retry_attempts")
+    config = parse_service_config(
+        {} if given is None else given, find_policy=POLICIES.get, max_retry_attempts=cap
+    )
+    spec = ChannelSpec(
+        target=parsed,
+        options=checked,
+        authority=_authority(checked, parsed),
+        default_config=config,
+        has_default_config=given is not None,
+        default_policy=_default_policy(checked),
+        resolver=resolver,
+        factory=factory,
+        compression=compression,
+    )
+    if factory is not None:
+        _try_factory(spec)
+    return spec
+
+
+def _target(target: object, resolver: Resolver | None) -> Target:
+    if isinstance(target, bytes):
+        target = target.decode()
+    if not isinstance(target, str):
+        raise TypeError(f"target must be str, got {type(target).__name__}")
+    if resolver is None:
+        return parse_target(target, RESOLVERS)
+    scheme, _, rest = target.partition(":")
+    known = [*RESOLVERS, scheme] if rest.startswith("/") and scheme else RESOLVERS
+    return parse_target(target, known)
+
+
+def _authority(options: ChannelOptions, target: Target) -> str:
+    return options.authority or default_authority(target)
+
+
+def _default_policy(options: ChannelOptions) -> PolicyConfig:
+    name = options.values.get("grpc.lb_policy_name", _DEFAULT_POLICY)
+    policy = POLICIES.get(name)
+    if policy is None:
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"channel option 'grpc.lb_policy_name': unknown policy {name!r}; "
+            f"known: {', '.join(sorted(POLICIES))}{hint}"
+        )
+    return PolicyConfig(policy, policy.parse_config({}))
+
+
+def _try_factory(spec: ChannelSpec) -> None:
+    """A target that its resolver cannot take is the caller's mistake: say so at construction."""
+    from random import Random
+
+    spec.make_resolver(ResolverContext(Random(), spec.options.values))
