@@ -1,0 +1,1 @@
+"""The synchronous channel: grpc.Channel over balanced subchannels."""

@@ -1,0 +1,394 @@
+"""A sync RPC that runs beside its caller: future or stream, queued or under way."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import grpc
+
+from grpclb.control.channel_core import call_threadsafe
+from grpclb.control.failures import never_left
+from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.status import Status
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
+from grpclb.sync.pick import deadline_exceeded, failure_of, pick_now, transport_of
+from grpclb.sync.requests import Requests
+from grpclb.sync.subchannel import SyncTransport
+
+_LOG = logging.getLogger("grpclb.call")
+_STALE_WAIT = 0.02
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+
+
+class CallArguments(NamedTuple):
+    """What the caller gave, with the method config applied. `request` may be `Requests`."""
+
+    request: Any
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+    """The call object of `.future()` and of streams; raised itself as the error, as in grpcio.
+
+    `_inner` is what stands for the RPC now: grpcio's call object, or an RpcFailure. It is None
+    while a backend is looked for, and replaced when an attempt turns out never to have left.
+    """
+
+    def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
+        super().__init__()
+        self._engine = engine
+        self._method = method
+        self._arguments = arguments
+        timeout = arguments.timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
+        metadata = arguments.metadata
+        self._info = method.info if not metadata else PickInfo(method.path, metadata)
+        self._arrival = threading.Condition(threading.RLock())
+        self._inner: Any = None
+        self._pick: Pick | None = None
+        self._final = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._token: int | None = None
+
+    # -- finding a backend -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """In the caller's thread: send it at once if there is a backend."""
+        self._engine.slot.used = True
+        published = self._engine.slot.current
+        result = pick_now(self._engine, published, self._info)
+        if type(result) is Pick:
+            self._send(result)
+            return
+        self._serialize_now()
+        self._engine.wake()
+        if self._deadline is not None:
+            self._arm_deadline()
+        self._look()
+
+    def _look(self) -> None:
+        """Pick until there is an answer; where there is none yet, come back with the next picker.
+
+        Runs in the caller's thread, on the control loop, or where grpcio reports an end.
+        """
+        engine = self._engine
+        while self._inner is None:
+            published = engine.slot.current
+            result = pick_now(engine, published, self._info)
+            if type(result) is Pick:
+                self._send(result)
+                return
+            failure = failure_of(engine, published, result, self._arguments.wait_for_ready)
+            if failure is not None:
+                self._settle_locally(failure)
+                return
+            loop = engine.works().lease.loop
+            again = functools.partial(_look_again, weakref.ref(self))
+            if result is None:
+                call_threadsafe(loop, lambda: loop.call_later(_STALE_WAIT, again))
+                return
+            engine.wake()
+            wake = functools.partial(call_threadsafe, loop, again)
+            self._token = engine.slot.wait(published.generation, wake)
+            return
+
+    def _serialize_now(self) -> None:
+        """A queued RPC is sent from the control loop, where the user's serializer must not run."""
+        if type(self._arguments.request) is Requests or self._method.serializer is None:
+            return
+        try:
+            message = self._method.serializer(self._arguments.request)
+        except Exception:
+            _LOG.exception("Exception serializing message!")
+            details = "Exception serializing request!"
+            raise RpcFailure(Status(grpc.StatusCode.INTERNAL, details)) from None
+        self._arguments = self._arguments._replace(request=message)
+        self._method = self._method.with_bytes()
+
+    def _arm_deadline(self) -> None:
+        loop = self._engine.works().lease.loop
+        expire = functools.partial(_expire, weakref.ref(self))
+        remaining = max(0.0, (self._deadline or 0.0) - monotonic())
+        call_threadsafe(loop, lambda: loop.call_later(remaining, expire))
+
+    def _send(self, pick: Pick) -> None:
+        transport = transport_of(pick)
+        arguments = self._arguments
+        timeout = arguments.timeout
+        if self._deadline is not None:
+            timeout = self._deadline - monotonic()
+        request = arguments.request
+        callable_ = transport.callable(self._method)
+        if self._method.kind in (UNARY_UNARY, STREAM_UNARY):
+            callable_ = callable_.future
+        transport.calls.append(None)
+        try:
+            inner = callable_(
+                request.attempt() if type(request) is Requests else request,
+                timeout,
+                arguments.metadata,
+                arguments.credentials,
+                None,
+                arguments.compression,
+            )
+        except BaseException as error:
+            transport.calls.pop()
+            if pick.on_done is not None:
+                pick.on_done(_DROPPED)
+            if isinstance(error, ValueError) and transport.closed and not self._engine.closed:
+                self._look()
+                return
+            raise
+        with self._arrival:
+            lost = self._inner is not None  # cancelled or expired meanwhile
+            if not lost:
+                self._inner, self._pick = inner, pick
+                self._arrival.notify_all()
+        ended = functools.partial(_ended, weakref.ref(self), pick, transport)
+        if not inner.add_callback(ended):
+            ended()
+        if lost:
+            inner.cancel()
+
+    # -- how it ends ---------------------------------------------------------------------------
+
+    def _settle(self, inner: Any) -> bool:
+        """Decide once whether a finished attempt ends the RPC. False: another one follows."""
+        with self._arrival:
+            if self._inner is not inner:
+                return False
+            if self._final or not inner.done():
+                return True
+            code = inner.code()
+            again = (
+                never_left(code, inner.details())
+                and not self._engine.closed
+                and (self._deadline is None or monotonic() < self._deadline)
+            )
+            if not again:
+                self._finish()
+            else:
+                self._inner = self._pick = None
+        if again:
+            self._look_elsewhere()
+        else:
+            self._run_callbacks()
+        return not again
+
+    def _look_elsewhere(self) -> None:
+        """On the control loop, as this may be a thread that grpcio needs."""
+        if self._deadline is not None:
+            self._arm_deadline()
+        self._serialize_now()
+        again = functools.partial(_look_again, weakref.ref(self))
+        call_threadsafe(self._engine.works().lease.loop, again)
+
+    def _settle_locally(self, failure: RpcFailure) -> bool:
+        with self._arrival:
+            if self._inner is not None:
+                return False
+            self._inner = failure
+            self._finish()
+        self._run_callbacks()
+        return True
+
+    def _finish(self) -> None:
+        self._final = True
+        self._arrival.notify_all()
+        if self._token is not None:
+            self._engine.slot.forget(self._token)
+            self._token = None
+
+    def _run_callbacks(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                _LOG.exception("Exception in a callback of an RPC")
+
+    def _arrived(self, timeout: float | None = None) -> Any:
+        """What stands for the RPC, waiting for it. Raises FutureTimeoutError."""
+        inner = self._inner
+        if inner is not None:
+            return inner
+        with self._arrival:
+            if not self._arrival.wait_for(lambda: self._inner is not None, timeout):
+                raise grpc.FutureTimeoutError
+            return self._inner
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        """An answer of the attempt that counts."""
+        while True:
+            inner = self._arrived()
+            answer = question(inner)
+            if self._settle(inner):
+                return answer
+
+    # -- grpc.Future ---------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._outcome(lambda inner, left: inner.result(left), timeout)
+
+    def exception(self, timeout: float | None = None) -> Any:
+        error = self._outcome(lambda inner, left: inner.exception(left), timeout)
+        return None if error is None else self
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        found: TracebackType | None = self._outcome(
+            lambda inner, left: inner.traceback(left), timeout
+        )
+        return found
+
+    def _outcome(self, question: Callable[[Any, float | None], Any], timeout: float | None) -> Any:
+        give_up = None if timeout is None else monotonic() + timeout
+        while True:
+            left = None if give_up is None else max(0.0, give_up - monotonic())
+            inner = self._arrived(left)
+            left = None if give_up is None else max(0.0, give_up - monotonic())
+            try:
+                answer = question(inner, left)
+            except grpc.RpcError:
+                if self._settle(inner):
+                    raise self from None
+                continue
+            if self._settle(inner):
+                return answer
+
+    def done(self) -> bool:
+        inner = self._inner
+        return self._final or (inner is not None and inner.done() and self._settle(inner))
+
+    def running(self) -> bool:
+        return not self.done()
+
+    def cancelled(self) -> bool:
+        inner = self._inner
+        return inner is not None and bool(inner.cancelled())
+
+    def cancel(self) -> bool:
+        with self._arrival:
+            inner = self._inner
+        if inner is None:
+            status = Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
+            if self._settle_locally(CancelledWhileWaiting(status)):
+                return True
+            inner = self._inner
+        return bool(inner.cancel())
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        if not self.add_callback(functools.partial(fn, self)):
+            fn(self)
+
+    # -- grpc.RpcContext, grpc.Call ----------------------------------------------------------------
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        with self._arrival:
+            if self._final:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def is_active(self) -> bool:
+        return not self.done()
+
+    def time_remaining(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(self._deadline - monotonic(), 0)
+
+    def initial_metadata(self) -> Any:
+        return self._ask(lambda inner: inner.initial_metadata())
+
+    def trailing_metadata(self) -> Any:
+        return self._ask(lambda inner: inner.trailing_metadata())
+
+    def code(self) -> grpc.StatusCode:
+        code: grpc.StatusCode = self._ask(lambda inner: inner.code())
+        return code
+
+    def details(self) -> Any:
+        return self._ask(lambda inner: inner.details())
+
+    def debug_error_string(self) -> Any:
+        return self._ask(lambda inner: inner.debug_error_string())
+
+    # -- responses -----------------------------------------------------------------------------------
+
+    def __iter__(self) -> ClientCall:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            inner = self._inner
+            if inner is None:
+                inner = self._arrived()
+            try:
+                return next(inner)
+            except grpc.RpcError:
+                if self._settle(inner):
+                    raise self from None
+
+    def next(self) -> Any:
+        return next(self)
+
+    def __del__(self) -> None:
+        # A stream that nobody wants is cancelled by grpcio when its call object goes; one that
+        # still waits for a backend only has to leave the queue.
+        if getattr(self, "_token", None) is not None:
+            self._engine.slot.forget(self._token)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        inner = self._inner
+        if inner is None:
+            return f"<{type(self).__name__} {self._method.path} waiting for a backend>"
+        return str(repr(inner)).replace(type(inner).__name__, type(self).__name__, 1)
+
+    __str__ = __repr__
+
+
+def _look_again(reference: weakref.ref[ClientCall]) -> None:
+    call = reference()
+    if call is not None:
+        try:
+            call._look()
+        except Exception as error:  # a mistake in the arguments that grpcio finds only now
+            status = Status(grpc.StatusCode.INTERNAL, f"the RPC could not be started: {error!r}")
+            call._settle_locally(error if isinstance(error, RpcFailure) else RpcFailure(status))
+
+
+def _expire(reference: weakref.ref[ClientCall]) -> None:
+    call = reference()
+    if call is not None and call._inner is None:
+        call._settle_locally(deadline_exceeded(call._engine))
+
+
+def _ended(reference: weakref.ref[ClientCall], pick: Pick, transport: SyncTransport) -> None:
+    """An attempt is over; grpcio calls this once, on a thread of its own."""
+    transport.calls.pop()
+    call = reference()
+    inner = None if call is None or call._pick is not pick else call._inner
+    if call is None or inner is None:
+        if pick.on_done is not None:
+            pick.on_done(_DROPPED)
+        return
+    code = inner.code()
+    if pick.on_done is not None:
+        pick.on_done(CallOutcome(code, inner.trailing_metadata() or ()))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        call._engine.suspect(transport)
+    if call._settle(inner) and code is not grpc.StatusCode.OK:
+        call.add_note(f"grpclb: backend {transport.connection.address}")

@@ -1,0 +1,251 @@
+"""The sync multicallables: an RPC goes to a picked backend, and to another if it never left.
+
+A blocking unary RPC is one loop in the caller's thread. Futures and streams return at once, as
+grpcio's do: `ClientCall` stands for the RPC while a backend is looked for, and for grpcio's own
+call object from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from grpclb.control.failures import never_left
+from grpclb.control.method import MethodHandle
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.service_config import EMPTY
+from grpclb.sync.call import CallArguments, ClientCall
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import CLOSED, RpcFailure
+from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for_pick
+from grpclb.sync.requests import Requests
+
+_OK = CallOutcome(grpc.StatusCode.OK)
+
+
+class _MultiCallable:
+    __slots__ = ("_engine", "_method")
+
+    def __init__(self, engine: Engine, method: MethodHandle) -> None:
+        self._engine = engine
+        self._method = method
+
+    def _blocking(
+        self,
+        with_call: bool,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """One unary-response RPC in this thread. `request` may be `Requests`."""
+        engine, method = self._engine, self._method
+        slot = engine.slot
+        slot.used = True
+        published = slot.current
+        if published.config is not EMPTY:
+            config = method.config(published.config)
+            timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
+        if engine.closed:
+            raise ValueError(CLOSED)
+        deadline = None if timeout is None else monotonic() + timeout
+        info = method.info if not metadata else PickInfo(method.path, metadata)
+        pick = pick_now(engine, published, info)
+        while True:
+            if type(pick) is not Pick:
+                pick = wait_for_pick(engine, info, deadline, wait_for_ready)
+                timeout = None if deadline is None else deadline - monotonic()
+            transport = transport_of(pick)
+            call = transport.callable(method)
+            attempt = request.attempt() if type(request) is Requests else request
+            transport.calls.append(None)
+            try:
+                result = (call.with_call if with_call else call)(
+                    attempt, timeout, metadata, credentials, None, compression
+                )
+            except grpc.RpcError as error:
+                if self._went_nowhere(pick, error):
+                    if deadline is not None and deadline <= monotonic():
+                        raise deadline_exceeded(engine) from None
+                    pick = None
+                    continue
+                raise
+            except ValueError:
+                if transport.closed and not engine.closed:
+                    pick = None  # closed between the pick and the call
+                    continue
+                raise
+            finally:
+                transport.calls.pop()
+            if pick.on_done is not None:
+                pick.on_done(_OK)
+            return result
+
+    def _went_nowhere(self, pick: Pick, error: Any) -> bool:
+        """Count a failed attempt; True if it never left the client and goes to another backend."""
+        code = error.code()
+        transport = transport_of(pick)
+        if pick.on_done is not None:
+            pick.on_done(CallOutcome(code, error.trailing_metadata() or ()))
+        if code is grpc.StatusCode.UNAVAILABLE:
+            self._engine.suspect(transport)
+            if never_left(code, error.details()):
+                return not self._engine.closed
+        error.add_note(f"grpclb: backend {transport.connection.address}")
+        return False
+
+    def _start(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> ClientCall:
+        """An RPC that goes on beside this thread."""
+        engine = self._engine
+        if engine.closed:
+            raise ValueError(CLOSED)
+        config = engine.slot.current.config
+        if config is not EMPTY:
+            applied = self._method.config(config).applied(timeout, wait_for_ready)
+            timeout, wait_for_ready = applied
+        arguments = CallArguments(
+            request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+        call = ClientCall(engine, self._method, arguments)
+        call.start()
+        return call
+
+
+class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """grpc.UnaryUnaryMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._blocking(
+            False, request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._blocking(
+            True, request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> ClientCall:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """grpc.UnaryStreamMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> ClientCall:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """grpc.StreamUnaryMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._blocking(
+            False, requests, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def with_call(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return self._blocking(
+            True, requests, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def future(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> ClientCall:
+        requests = Requests(request_iterator)
+        return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+    """grpc.StreamStreamMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> ClientCall:
+        requests = Requests(request_iterator)
+        return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+__all__ = ["RpcFailure", "StreamStream", "StreamUnary", "UnaryStream", "UnaryUnary"]

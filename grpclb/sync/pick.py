@@ -1,0 +1,104 @@
+"""From an RPC to a backend, in a caller's thread: pick, confirm, or wait for the next picker."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+import grpc
+
+from grpclb.control.failures import picker_raised
+from grpclb.control.picker_slot import Published
+from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
+from grpclb.core.connectivity import SHUTDOWN
+from grpclb.core.status import Status
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import CHANNEL_CLOSED, RpcFailure
+from grpclb.sync.subchannel import SyncTransport
+
+_STALE_PICKS = 8  # picks whose backend turned out not to be ready, before waiting for news
+_STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
+_NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
+
+
+def transport_of(pick: Pick) -> SyncTransport:
+    transport: SyncTransport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    return transport
+
+
+def pick_now(engine: Engine, published: Published, info: PickInfo) -> PickResult | None:
+    """One decision of the picker, confirmed by the backend's own state; None: only stale ones.
+
+    An RPC given to a channel that is connecting would be queued inside C-core, where it cannot
+    be taken back; so the state is read once more just before.
+    """
+    for _ in range(_STALE_PICKS):
+        try:
+            result = published.picker.pick(info)
+        except Exception as error:
+            return picker_raised(error)
+        if type(result) is not Pick:
+            return result
+        transport = transport_of(result)
+        if transport.ready():
+            return result
+        if result.on_done is not None:
+            result.on_done(_NEVER_SENT)
+        engine.suspect(transport)
+    return None
+
+
+def wait_for_pick(
+    engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
+) -> Pick:
+    """Block until there is a backend. Raises RpcFailure: no backend, deadline, or closed."""
+    while True:
+        published = engine.slot.current
+        result = pick_now(engine, published, info)
+        if type(result) is Pick:
+            return result
+        failure = failure_of(engine, published, result, wait_for_ready)
+        if failure is not None:
+            raise failure
+        engine.wake()
+        _wait(engine, published.generation, deadline, stale=result is None)
+
+
+def failure_of(
+    engine: Engine, published: Published, result: PickResult | None, wait_for_ready: bool | None
+) -> RpcFailure | None:
+    """The end of an RPC whose pick gave no backend; None: it waits."""
+    if published.state is SHUTDOWN or engine.closed:
+        return RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
+    if type(result) is Drop or (type(result) is Fail and not wait_for_ready):
+        status = result.status.from_control_plane()
+        return RpcFailure(Status(status.code, engine.explain(status)))
+    cap = engine.spec.options.knob("grpclb.max_pending_calls")
+    if engine.slot.waiting >= cap:
+        details = f"{cap} RPCs wait for a backend of {engine.spec.target} already"
+        return RpcFailure(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details))
+    return None
+
+
+def deadline_exceeded(engine: Engine) -> RpcFailure:
+    """The deadline of an RPC that was still waiting."""
+    state = engine.slot.current.state.name
+    waiting = Status(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        f"Deadline Exceeded while waiting for a backend of {engine.spec.target} ({state})",
+    )
+    return RpcFailure(Status(waiting.code, engine.explain(waiting)))
+
+
+def _wait(engine: Engine, generation: int, deadline: float | None, *, stale: bool) -> None:
+    timeout = None if deadline is None else deadline - monotonic()
+    if timeout is not None and timeout <= 0:
+        raise deadline_exceeded(engine)
+    if stale:
+        timeout = _STALE_WAIT if timeout is None else min(timeout, _STALE_WAIT)
+    event = threading.Event()
+    token = engine.slot.wait(generation, event.set)
+    try:
+        event.wait(timeout)
+    finally:
+        engine.slot.forget(token)
