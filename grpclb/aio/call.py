@@ -1,0 +1,452 @@
+"""The aio call objects: one RPC, whatever number of attempts it takes to leave the client.
+
+`_inner` is what stands for the RPC now: grpcio's own call object, or an `EndedCall`. It is None
+while a backend is looked for, and replaced when an attempt turns out never to have left. With a
+backend at hand no task is created: the object only delegates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+import grpc
+import grpc.aio
+
+from grpclb.aio.engine import Engine
+from grpclb.aio.errors import (
+    ALREADY_FINISHED,
+    HALF_CLOSED,
+    LOCALLY_CANCELLED,
+    MIXED_STYLES,
+    EndedCall,
+    rpc_error,
+)
+from grpclb.aio.pick import pick_now, transport_of, wait_for_pick
+from grpclb.aio.subchannel import AioTransport
+from grpclb.control.failures import never_left
+from grpclb.control.method import MethodHandle
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.status import Status
+
+_LOG = logging.getLogger("grpclb.call")
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_T = TypeVar("_T")
+
+
+class CallArguments(NamedTuple):
+    """What the caller gave, with the method config applied."""
+
+    request: Any
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class ClientCall(grpc.aio.Call):  # type: ignore[misc]
+    """What the four kinds of calls have in common."""
+
+    _streams_requests = False
+
+    def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
+        self._engine = engine
+        self._method = method
+        self._arguments = arguments
+        timeout = arguments.timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
+        metadata = arguments.metadata
+        self._info = method.info if not metadata else PickInfo(method.path, tuple(metadata))
+        self._inner: Any = None
+        self._pick: Pick | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self._search: asyncio.Task[None] | None = None
+        self._final = False
+        self._callbacks: list[Callable[[Any], None]] = []
+        engine.calls[id(self)] = weakref.ref(self)
+
+    # -- finding a backend -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Send it at once if there is a backend."""
+        slot = self._engine.slot
+        slot.used = True
+        result = pick_now(slot.current, self._info)
+        if type(result) is Pick:
+            self._send(result)
+        else:
+            self._find()
+
+    def _find(self) -> None:
+        self._search = self._engine.works().spawn(_find(weakref.ref(self)))
+
+    def _send(self, pick: Pick) -> None:
+        transport = transport_of(pick)
+        arguments = self._arguments
+        timeout = arguments.timeout
+        if self._deadline is not None and self._arrival is not None:
+            timeout = self._deadline - monotonic()
+        options = {
+            "timeout": timeout,
+            "metadata": arguments.metadata,
+            "credentials": arguments.credentials,
+            "compression": arguments.compression,
+        }
+        multicallable = transport.callable(self._method)
+        if self._streams_requests:
+            inner = multicallable(**options)
+        else:
+            inner = multicallable(arguments.request, **options)
+        transport.inflight += 1
+        self._pick = pick
+        self._arrive(inner)
+        inner.add_done_callback(functools.partial(_ended, weakref.ref(self), pick, transport))
+
+    def _arrive(self, inner: Any) -> None:
+        self._inner = inner
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def _arrived(self) -> Any:
+        """What stands for the RPC, waiting for it."""
+        while self._inner is None:
+            if self._arrival is None or self._arrival.done():
+                self._arrival = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._arrival)
+        return self._inner
+
+    # -- how it ends ---------------------------------------------------------------------------
+
+    def _settle(self, inner: Any, code: grpc.StatusCode) -> None:
+        """A finished attempt ends the RPC, or another one follows."""
+        if self._inner is not inner or self._final:
+            return
+        if code is grpc.StatusCode.UNAVAILABLE and not self._engine.closed:
+            late = self._deadline is not None and monotonic() >= self._deadline
+            if not late and never_left(code, _known(inner.details())):
+                self._inner = self._pick = None
+                self._arrival = asyncio.get_running_loop().create_future()
+                self._find()
+                return
+        self._finish()
+
+    def _end_locally(self, ended: EndedCall) -> None:
+        if self._inner is None:
+            self._arrive(ended)
+            self._finish()
+
+    def _finish(self) -> None:
+        self._final = True
+        self._engine.calls.pop(id(self), None)
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                _LOG.exception("Exception in a done callback of an RPC")
+
+    def _is_error(self, inner: Any, error: BaseException) -> bool:
+        """Whether an attempt's error is the RPC's; names the backend in it."""
+        if self._inner is not inner:
+            return False
+        if self._pick is not None and not getattr(error, "__notes__", None):
+            error.add_note(f"grpclb: backend {transport_of(self._pick).connection.address}")
+        return True
+
+    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        """An answer of the attempt that counts."""
+        while True:
+            inner = self._inner if self._inner is not None else await self._arrived()
+            try:
+                answer = await question(inner)
+            except grpc.aio.AioRpcError as error:
+                if self._is_error(inner, error):
+                    raise
+                continue
+            if self._inner is inner:
+                return answer
+
+    # -- grpc.aio.Call -----------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        return self._final
+
+    def cancelled(self) -> bool:
+        return self._inner is not None and bool(self._inner.cancelled())
+
+    def cancel(self) -> bool:
+        if self._inner is None:
+            if self._search is not None:
+                self._search.cancel()
+            status = Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
+            self._end_locally(EndedCall(status, cancelled=True))
+            return True
+        return bool(self._inner.cancel())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._final:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def time_remaining(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - monotonic())
+
+    async def initial_metadata(self) -> Any:
+        return await self._ask(lambda inner: inner.initial_metadata())
+
+    async def trailing_metadata(self) -> Any:
+        return await self._ask(lambda inner: inner.trailing_metadata())
+
+    async def code(self) -> grpc.StatusCode:
+        code: grpc.StatusCode = await self._ask(lambda inner: inner.code())
+        return code
+
+    async def details(self) -> str:
+        details: str = await self._ask(lambda inner: inner.details())
+        return details
+
+    async def debug_error_string(self) -> str:
+        text: str = await self._ask(lambda inner: inner.debug_error_string())
+        return text
+
+    async def wait_for_connection(self) -> None:
+        await self._ask(lambda inner: inner.wait_for_connection())
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is None:
+            return
+        engine.calls.pop(id(self), None)
+        if not self._final and self._search is not None and self._inner is None:
+            self._search.cancel()
+
+    def __repr__(self) -> str:
+        if self._inner is None:
+            return f"<{type(self).__name__} {self._method.path} waiting for a backend>"
+        return repr(self._inner)
+
+    __str__ = __repr__
+
+
+class _UnaryResponse(ClientCall):
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            inner = self._inner
+            if inner is None:
+                try:
+                    inner = yield from self._arrived().__await__()
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+            try:
+                return (yield from inner.__await__())
+            except grpc.aio.AioRpcError as error:
+                if self._is_error(inner, error):
+                    raise
+
+
+class _StreamResponse(ClientCall):
+    _response_style: str | None = None
+    _responses: AsyncIterator[Any] | None = None
+
+    def _use_style(self, style: str) -> None:
+        if self._response_style is None:
+            self._response_style = style
+        elif self._response_style != style:
+            raise grpc.aio.UsageError(MIXED_STYLES)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        self._use_style("iterator")
+        if self._responses is None:
+            self._responses = self._iterate()
+        return self._responses
+
+    async def _iterate(self) -> AsyncIterator[Any]:
+        while True:
+            inner = self._inner if self._inner is not None else await self._await_arrival()
+            try:
+                async for response in inner:
+                    yield response
+                return
+            except grpc.aio.AioRpcError as error:
+                if self._is_error(inner, error):
+                    raise
+
+    async def read(self) -> Any:
+        if not self._final:
+            self._use_style("read")
+        while True:
+            inner = self._inner if self._inner is not None else await self._await_arrival()
+            try:
+                return await inner.read()
+            except grpc.aio.AioRpcError as error:
+                if self._is_error(inner, error):
+                    raise
+
+    async def _await_arrival(self) -> Any:
+        try:
+            return await self._arrived()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
+class _StreamRequest(ClientCall):
+    _streams_requests = True
+    _done_writing = False
+    _poller: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        super().start()
+        if self._arguments.request is not None:
+            self._poller = self._engine.works().spawn(self._consume(self._arguments.request))
+
+    async def _consume(self, requests: AsyncIterable[Any] | Iterable[Any]) -> None:
+        """Send the user's messages; whatever the iterator raises cancels the RPC, as in grpcio."""
+        try:
+            if isinstance(requests, AsyncIterable):
+                async for request in requests:
+                    if not await self._send_on(request):
+                        return
+            else:
+                for request in requests:
+                    if not await self._send_on(request):
+                        return
+            await self._close_requests()
+        except BaseException:
+            _LOG.debug("the request iterator raised", exc_info=True)
+            self.cancel()
+
+    async def _send_on(self, request: Any) -> bool:
+        try:
+            await self._write(request)
+        except grpc.aio.AioRpcError as error:
+            _LOG.debug("the RPC ended while its requests were sent: %s", error.code())
+            return False
+        return True
+
+    async def _write(self, request: Any) -> None:
+        while True:
+            if self._final:
+                raise asyncio.InvalidStateError(ALREADY_FINISHED)
+            if self._done_writing:
+                raise asyncio.InvalidStateError(HALF_CLOSED)
+            inner = self._inner if self._inner is not None else await self._await_write()
+            try:
+                await inner.write(request)
+                return
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                # The attempt never left: the message goes to the next one.
+                if self._is_error(inner, error):
+                    raise
+
+    async def _await_write(self) -> Any:
+        try:
+            inner = await self._arrived()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if isinstance(inner, EndedCall):
+            raise rpc_error(inner.status)
+        return inner
+
+    async def _close_requests(self) -> None:
+        while not self._done_writing and not self._final:
+            inner = self._inner if self._inner is not None else await self._arrived()
+            await inner.done_writing()
+            if self._inner is inner:
+                self._done_writing = True
+
+    async def write(self, request: Any) -> None:
+        if self._arguments.request is not None:
+            raise grpc.aio.UsageError(MIXED_STYLES)
+        await self._write(request)
+
+    async def done_writing(self) -> None:
+        if self._arguments.request is not None:
+            raise grpc.aio.UsageError(MIXED_STYLES)
+        await self._close_requests()
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled and self._poller is not None and self._poller is not asyncio.current_task():
+            self._poller.cancel()
+        return cancelled
+
+
+class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+    """grpc.aio.UnaryUnaryCall, balanced."""
+
+
+class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+    """grpc.aio.UnaryStreamCall, balanced."""
+
+
+class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
+    """grpc.aio.StreamUnaryCall, balanced."""
+
+
+class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+    """grpc.aio.StreamStreamCall, balanced."""
+
+
+async def _find(reference: weakref.ref[ClientCall]) -> None:
+    """Wait for a backend without keeping the call object alive."""
+    call = reference()
+    if call is None:
+        return
+    engine, info, deadline = call._engine, call._info, call._deadline
+    wait_for_ready = call._arguments.wait_for_ready
+    del call
+    try:
+        result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+    except grpc.aio.UsageError:
+        result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
+    call = reference()
+    if call is None or call._inner is not None:
+        return
+    if isinstance(result, Status):
+        cancelled = result.code is grpc.StatusCode.CANCELLED
+        call._end_locally(EndedCall(result, cancelled=cancelled))
+        return
+    try:
+        call._send(result)
+    except Exception as error:  # a mistake in the arguments that grpcio finds only now
+        details = f"the RPC could not be started: {error!r}"
+        call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, details)))
+
+
+def _ended(
+    reference: weakref.ref[ClientCall], pick: Pick, transport: AioTransport, inner: Any
+) -> None:
+    """An attempt is over; grpcio calls this once, on the loop."""
+    transport.inflight -= 1
+    code = _known(inner.code())
+    if pick.on_done is not None:
+        trailing = _known(inner.trailing_metadata())
+        pick.on_done(CallOutcome(code, tuple(trailing or ())))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        transport.check()
+    call = reference()
+    if call is not None:
+        call._settle(inner, code)
+
+
+def _known(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """What a coroutine of a finished grpcio call returns, without a turn of the loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: _T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("grpcio's status of a finished RPC was not at hand")

@@ -1,0 +1,189 @@
+"""The aio multicallables: an RPC goes to a picked backend, and to another if it never left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from grpclb.aio.call import (
+    CallArguments,
+    ClientCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+)
+from grpclb.aio.engine import Engine
+from grpclb.aio.interceptors import INTERCEPTED, Details
+from grpclb.control.method import MethodHandle
+from grpclb.core.service_config import EMPTY
+
+_CALLS: dict[str, type[ClientCall]] = {
+    "unary_unary": UnaryUnaryCall,
+    "unary_stream": UnaryStreamCall,
+    "stream_unary": StreamUnaryCall,
+    "stream_stream": StreamStreamCall,
+}
+
+
+class _MultiCallable:
+    __slots__ = ("_call_type", "_engine", "_interceptors", "_method")
+
+    def __init__(self, engine: Engine, method: MethodHandle, interceptors: list[Any]) -> None:
+        self._engine = engine
+        self._method = method
+        self._interceptors = interceptors
+        self._call_type = _CALLS[method.kind]
+
+    def _start(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        if self._engine.closed:
+            raise grpc.aio.UsageError("Channel is closed.")
+        arguments = CallArguments(
+            request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+        if self._interceptors:
+            return self._intercept(arguments)
+        return self._send(self._method, arguments)
+
+    def _send(self, method: MethodHandle, arguments: CallArguments) -> ClientCall:
+        engine = self._engine
+        config = engine.slot.current.config
+        if config is not EMPTY:
+            timeout, wait_for_ready = method.config(config).applied(
+                arguments.timeout, arguments.wait_for_ready
+            )
+            arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
+        call = self._call_type(engine, method, arguments)
+        call.start()
+        return call
+
+    def _intercept(self, arguments: CallArguments) -> Any:
+        metadata = _as_metadata(arguments.metadata)
+        details = Details(
+            self._method.path.encode(),
+            arguments.timeout,
+            metadata,
+            arguments.credentials,
+            arguments.wait_for_ready,
+        )
+
+        def invoke(details: Details, request: Any) -> ClientCall:
+            return self._send(
+                self._method_of(details),
+                CallArguments(
+                    request,
+                    details.timeout,
+                    details.metadata,
+                    details.credentials,
+                    details.wait_for_ready,
+                    arguments.compression,
+                ),
+            )
+
+        call = INTERCEPTED[self._method.kind](
+            self._interceptors, details, arguments.request, invoke
+        )
+        self._engine.track(call)
+        return call
+
+    def _method_of(self, details: Details) -> MethodHandle:
+        """An interceptor may send the RPC to another method."""
+        method = self._method
+        path = details.method.decode() if isinstance(details.method, bytes) else details.method
+        if path == method.path:
+            return method
+        return self._engine.methods.handle(
+            method.kind, path, method.serializer, method.deserializer, method.registered
+        )
+
+
+def _as_metadata(metadata: Any) -> grpc.aio.Metadata:
+    if metadata is None:
+        return grpc.aio.Metadata()
+    if isinstance(metadata, grpc.aio.Metadata):
+        return metadata
+    return grpc.aio.Metadata.from_tuple(tuple(metadata))
+
+
+class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """grpc.aio.UnaryUnaryMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryStream(_MultiCallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """grpc.aio.UnaryStreamMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnary(_MultiCallable, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """grpc.aio.StreamUnaryMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+class StreamStream(_MultiCallable, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+    """grpc.aio.StreamStreamMultiCallable, balanced."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )

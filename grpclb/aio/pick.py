@@ -1,0 +1,110 @@
+"""From an RPC to a backend, on the channel's loop: pick, confirm, or wait for the next picker."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import grpc
+
+from grpclb.aio.engine import Engine
+from grpclb.aio.errors import CHANNEL_CLOSED
+from grpclb.aio.subchannel import AioTransport
+from grpclb.control.failures import picker_raised
+from grpclb.control.picker_slot import Published
+from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
+from grpclb.core.connectivity import SHUTDOWN
+from grpclb.core.status import Status
+
+_STALE_PICKS = 8  # picks whose backend turned out not to be ready, before waiting for news
+_STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
+_NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
+
+
+def transport_of(pick: Pick) -> AioTransport:
+    transport: AioTransport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    return transport
+
+
+def pick_now(published: Published, info: PickInfo) -> PickResult | None:
+    """One decision of the picker, confirmed by the backend's own state; None: only stale ones.
+
+    An RPC given to a channel that is connecting would be queued inside C-core, where it cannot
+    be taken back; so the state is read once more just before.
+    """
+    for _ in range(_STALE_PICKS):
+        try:
+            result = published.picker.pick(info)
+        except Exception as error:
+            return picker_raised(error)
+        if type(result) is not Pick:
+            return result
+        transport = transport_of(result)
+        if transport.ready():
+            return result
+        if result.on_done is not None:
+            result.on_done(_NEVER_SENT)
+        asyncio.get_running_loop().call_soon(transport.check)
+    return None
+
+
+async def wait_for_pick(
+    engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
+) -> Pick | Status:
+    """A backend, once there is one; or the status with which the RPC ends without."""
+    while True:
+        published = engine.slot.current
+        result = pick_now(published, info)
+        if type(result) is Pick:
+            return result
+        failure = failure_of(engine, published, result, wait_for_ready)
+        if failure is not None:
+            return failure
+        engine.wake()
+        timeout = None if deadline is None else deadline - monotonic()
+        if timeout is not None and timeout <= 0:
+            return deadline_exceeded(engine)
+        await _wait(engine, published.generation, timeout, stale=result is None)
+
+
+def failure_of(
+    engine: Engine, published: Published, result: PickResult | None, wait_for_ready: bool | None
+) -> Status | None:
+    """The end of an RPC whose pick gave no backend; None: it waits."""
+    if published.state is SHUTDOWN or engine.closed:
+        return Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
+    if type(result) is Drop or (type(result) is Fail and not wait_for_ready):
+        status = result.status.from_control_plane()
+        return Status(status.code, engine.explain(status))
+    cap = engine.spec.options.knob("grpclb.max_pending_calls")
+    if engine.slot.waiting >= cap:
+        details = f"{cap} RPCs wait for a backend of {engine.spec.target} already"
+        return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+    return None
+
+
+def deadline_exceeded(engine: Engine) -> Status:
+    """The deadline of an RPC that was still waiting."""
+    state = engine.slot.current.state.name
+    waiting = Status(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        f"Deadline Exceeded while waiting for a backend of {engine.spec.target} ({state})",
+    )
+    return Status(waiting.code, engine.explain(waiting))
+
+
+async def _wait(engine: Engine, generation: int, timeout: float | None, *, stale: bool) -> None:
+    if stale:
+        timeout = _STALE_WAIT if timeout is None else min(timeout, _STALE_WAIT)
+    news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not news.done():
+            news.set_result(None)
+
+    token = engine.slot.wait(generation, wake)
+    try:
+        await asyncio.wait((news,), timeout=timeout)
+    finally:
+        engine.slot.forget(token)
+        news.cancel()
