@@ -1,0 +1,33 @@
+"""Every row of the table, on plain grpcio and on grpclb."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from tests.parity.harness import ROWS, Place, Row, World, ours, plain
+
+# Importing one of these puts its rows into the table.
+for _source in (
+    "specs",
+    "sync_calls",
+    "sync_streams",
+    "sync_interceptors",
+    "sync_channel",
+    "sync_options",
+    "aio_calls",
+    "aio_streams",
+    "aio_interceptors",
+    "aio_channel",
+    "aio_options",
+):
+    import_module(f"tests.parity.{_source}")
+
+
+# A sync call whose requests are of a wrong type ends a thread of grpcio's with its exception.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_caller_cannot_tell_grpclb_from_grpcio(row: Row, place: Place) -> None:
+    expected = row.observe(World(plain(), place))
+    assert row.observe(World(ours(), place)) == expected
