@@ -43,6 +43,7 @@ class Steer:
     `size` makes every response that many zero bytes. `compression` is that of the responses.
     `headers_first` sends the initial metadata before anything else happens.
     `crash` makes the handler raise instead of answering.
+    `drain` reads all requests of a stream-stream call before anything is answered.
     """
 
     delay_ms: float = 0
@@ -58,6 +59,7 @@ class Steer:
     compression: str | None = None
     headers_first: bool = False
     crash: bool = False
+    drain: bool = False
 
 
 @dataclass(slots=True)
@@ -220,6 +222,8 @@ def _echo_handlers(ledger: Ledger) -> dict[str, grpc.RpcMethodHandler]:
 
     def stream_stream(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         call = _Call(ledger, f"/{ECHO_SERVICE}/StreamStream", context)
+        if call.steer.drain:
+            requests = iter(list(requests))
         call.delay()
         call.check()
         for request in requests:
@@ -299,8 +303,7 @@ def _server_options(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
     # Without so_reuseport two servers can never share a port by accident.
     args: list[tuple[str, Any]] = [("grpc.so_reuseport", 0)]
     for key in ("max_connection_age_ms", "max_connection_age_grace_ms"):
-        if options[key] is not None:
-            args.append((f"grpc.{key}", options[key]))
+        args += [] if options[key] is None else [(f"grpc.{key}", options[key])]
     return args + [(key, value) for key, value in options["options"]]
 
 
