@@ -25,6 +25,7 @@ from grpclb.aio.errors import (
     LOCALLY_CANCELLED,
     MIXED_STYLES,
     EndedCall,
+    checked_metadata,
     rpc_error,
 )
 from grpclb.aio.pick import pick_now, transport_of, wait_for_pick
@@ -50,7 +51,7 @@ class CallArguments(NamedTuple):
     compression: grpc.Compression | None
 
 
-class ClientCall(grpc.aio.Call):  # type: ignore[misc]
+class ClientCall(grpc.aio.Call):
     """What the four kinds of calls have in common."""
 
     _streams_requests = False
@@ -81,6 +82,9 @@ class ClientCall(grpc.aio.Call):  # type: ignore[misc]
         if type(result) is Pick:
             self._send(result)
         else:
+            self._arguments = self._arguments._replace(
+                metadata=checked_metadata(self._arguments.metadata)
+            )
             self._find()
 
     def _find(self) -> None:
@@ -223,8 +227,8 @@ class ClientCall(grpc.aio.Call):  # type: ignore[misc]
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None:
-            return
+        if engine is None or not hasattr(self, "_final"):
+            return  # its construction failed
         engine.calls.pop(id(self), None)
         if not self._final and self._search is not None and self._inner is None:
             self._search.cancel()
@@ -383,19 +387,19 @@ class _StreamRequest(ClientCall):
         return cancelled
 
 
-class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):
     """grpc.aio.UnaryUnaryCall, balanced."""
 
 
-class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):
     """grpc.aio.UnaryStreamCall, balanced."""
 
 
-class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
+class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):
     """grpc.aio.StreamUnaryCall, balanced."""
 
 
-class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):
     """grpc.aio.StreamStreamCall, balanced."""
 
 

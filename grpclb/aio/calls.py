@@ -16,6 +16,7 @@ from grpclb.aio.call import (
     UnaryUnaryCall,
 )
 from grpclb.aio.engine import Engine
+from grpclb.aio.errors import INSECURE_CREDENTIALS, checked_metadata
 from grpclb.aio.interceptors import INTERCEPTED, Details
 from grpclb.control.method import MethodHandle
 from grpclb.core.service_config import EMPTY
@@ -48,6 +49,8 @@ class _MultiCallable:
     ) -> Any:
         if self._engine.closed:
             raise grpc.aio.UsageError("Channel is closed.")
+        if credentials is not None and self._engine.credentials is None:
+            raise grpc.aio.UsageError(INSECURE_CREDENTIALS)
         arguments = CallArguments(
             request, timeout, metadata, credentials, wait_for_ready, compression
         )
@@ -68,7 +71,7 @@ class _MultiCallable:
         return call
 
     def _intercept(self, arguments: CallArguments) -> Any:
-        metadata = _as_metadata(arguments.metadata)
+        metadata = checked_metadata(arguments.metadata)
         details = Details(
             self._method.path.encode(),
             arguments.timeout,
@@ -107,15 +110,7 @@ class _MultiCallable:
         )
 
 
-def _as_metadata(metadata: Any) -> grpc.aio.Metadata:
-    if metadata is None:
-        return grpc.aio.Metadata()
-    if isinstance(metadata, grpc.aio.Metadata):
-        return metadata
-    return grpc.aio.Metadata.from_tuple(tuple(metadata))
-
-
-class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class UnaryUnaryMultiCallable(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):
     """grpc.aio.UnaryUnaryMultiCallable, balanced."""
 
     __slots__ = ()
@@ -133,7 +128,7 @@ class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ign
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryStream(_MultiCallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+class UnaryStreamMultiCallable(_MultiCallable, grpc.aio.UnaryStreamMultiCallable):
     """grpc.aio.UnaryStreamMultiCallable, balanced."""
 
     __slots__ = ()
@@ -151,7 +146,7 @@ class UnaryStream(_MultiCallable, grpc.aio.UnaryStreamMultiCallable):  # type: i
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamUnary(_MultiCallable, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+class StreamUnaryMultiCallable(_MultiCallable, grpc.aio.StreamUnaryMultiCallable):
     """grpc.aio.StreamUnaryMultiCallable, balanced."""
 
     __slots__ = ()
@@ -170,7 +165,7 @@ class StreamUnary(_MultiCallable, grpc.aio.StreamUnaryMultiCallable):  # type: i
         )
 
 
-class StreamStream(_MultiCallable, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+class StreamStreamMultiCallable(_MultiCallable, grpc.aio.StreamStreamMultiCallable):
     """grpc.aio.StreamStreamMultiCallable, balanced."""
 
     __slots__ = ()

@@ -10,7 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from grpclb.aio.calls import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from grpclb.aio.calls import (
+    StreamStreamMultiCallable,
+    StreamUnaryMultiCallable,
+    UnaryStreamMultiCallable,
+    UnaryUnaryMultiCallable,
+)
 from grpclb.aio.engine import Engine
 from grpclb.aio.interceptors import sort_interceptors
 from grpclb.control.channel_spec import build_spec
@@ -62,7 +67,7 @@ def secure_channel(
     )
 
 
-class Channel(grpc.aio.Channel):  # type: ignore[misc]
+class Channel(grpc.aio.Channel):
     """A grpc.aio.Channel that spreads its RPCs over all backends. Its loop's thread only."""
 
     def __init__(
@@ -87,11 +92,11 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryUnary:
+    ) -> UnaryUnaryMultiCallable:
         handle = self._engine.methods.handle(
             UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
-        return UnaryUnary(self._engine, handle, self._interceptors[UNARY_UNARY])
+        return UnaryUnaryMultiCallable(self._engine, handle, self._interceptors[UNARY_UNARY])
 
     def unary_stream(
         self,
@@ -99,11 +104,11 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryStream:
+    ) -> UnaryStreamMultiCallable:
         handle = self._engine.methods.handle(
             UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
-        return UnaryStream(self._engine, handle, self._interceptors[UNARY_STREAM])
+        return UnaryStreamMultiCallable(self._engine, handle, self._interceptors[UNARY_STREAM])
 
     def stream_unary(
         self,
@@ -111,11 +116,11 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamUnary:
+    ) -> StreamUnaryMultiCallable:
         handle = self._engine.methods.handle(
             STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
-        return StreamUnary(self._engine, handle, self._interceptors[STREAM_UNARY])
+        return StreamUnaryMultiCallable(self._engine, handle, self._interceptors[STREAM_UNARY])
 
     def stream_stream(
         self,
@@ -123,11 +128,11 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamStream:
+    ) -> StreamStreamMultiCallable:
         handle = self._engine.methods.handle(
             STREAM_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
-        return StreamStream(self._engine, handle, self._interceptors[STREAM_STREAM])
+        return StreamStreamMultiCallable(self._engine, handle, self._interceptors[STREAM_STREAM])
 
     def get_state(self, try_to_connect: bool = False) -> ConnectivityState:
         """The state now; `try_to_connect` leaves IDLE."""

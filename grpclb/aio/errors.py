@@ -15,6 +15,7 @@ LOCALLY_CANCELLED = "Locally cancelled by application!"
 CHANNEL_CLOSED = "Channel closed!"
 ALREADY_FINISHED = "RPC already finished."
 HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
+INSECURE_CREDENTIALS = "Call credentials are only valid on secure channels"
 MIXED_STYLES = "The iterator and read/write APIs may not be mixed on a single RPC."
 
 
@@ -27,6 +28,15 @@ def rpc_error(status: Status) -> grpc.aio.AioRpcError:
         details=status.details,
         debug_error_string=f"grpclb: {status}",
     )
+
+
+def checked_metadata(metadata: Any) -> grpc.aio.Metadata:
+    """Metadata as grpcio takes it; raises what grpcio raises for anything else."""
+    if metadata is None:
+        return grpc.aio.Metadata()
+    if isinstance(metadata, grpc.aio.Metadata):
+        return metadata
+    return grpc.aio.Metadata.from_tuple(tuple(metadata))
 
 
 class EndedCall:

@@ -43,7 +43,7 @@ def sort_interceptors(interceptors: Sequence[Any] | None) -> dict[str, list[Any]
     return table
 
 
-class InterceptedCall(grpc.aio.Call):  # type: ignore[misc]
+class InterceptedCall(grpc.aio.Call):
     """An RPC in the hands of interceptors, and then the call that they gave back."""
 
     _kind: str
@@ -244,7 +244,7 @@ class _StreamRequest(InterceptedCall):
             self._writing_done = True
 
 
-class InterceptedUnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+class InterceptedUnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):
     """An intercepted unary-unary call."""
 
     _kind, _call_type = "unary_unary", grpc.aio.UnaryUnaryCall
@@ -253,7 +253,7 @@ class InterceptedUnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # typ
         return FinishedUnaryCall(result)
 
 
-class InterceptedUnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+class InterceptedUnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):
     """An intercepted unary-stream call."""
 
     _kind, _call_type = "unary_stream", grpc.aio.UnaryStreamCall
@@ -265,7 +265,7 @@ class InterceptedUnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # 
 class InterceptedStreamUnaryCall(
     _StreamRequest,
     _UnaryResponse,
-    grpc.aio.StreamUnaryCall,  # type: ignore[misc]
+    grpc.aio.StreamUnaryCall,
 ):
     """An intercepted stream-unary call."""
 
@@ -275,7 +275,7 @@ class InterceptedStreamUnaryCall(
 class InterceptedStreamStreamCall(
     _StreamRequest,
     _StreamResponse,
-    grpc.aio.StreamStreamCall,  # type: ignore[misc]
+    grpc.aio.StreamStreamCall,
 ):
     """An intercepted stream-stream call."""
 
@@ -285,7 +285,7 @@ class InterceptedStreamStreamCall(
         return ResponsesOf(self._last_call, result)
 
 
-class FinishedUnaryCall(grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+class FinishedUnaryCall(grpc.aio.UnaryUnaryCall):
     """A response that an interceptor gave in place of an RPC."""
 
     def __init__(self, response: Any) -> None:
@@ -329,7 +329,7 @@ class FinishedUnaryCall(grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
         return None
 
 
-class ResponsesOf(grpc.aio.StreamStreamCall, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+class ResponsesOf(grpc.aio.StreamStreamCall, grpc.aio.UnaryStreamCall):
     """A call whose responses an interceptor replaced by an iterator of its own."""
 
     def __init__(self, call: Any, responses: Any) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
 from grpclb.control.options import ChannelOptions, Option, parse_options, subchannel_options
 from grpclb.control.registries import POLICIES, RESOLVERS
 from grpclb.core.address import Address
@@ -77,6 +79,7 @@ def build_spec(
 ) -> ChannelSpec:
     """Check a factory's arguments. Raises TypeError or ValueError that says what, where and how."""
     checked = parse_options(options)
+    _check_compression(compression)
     if resolver is not None and not callable(getattr(resolver, "run", None)):
         raise TypeError(
             f"resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
@@ -120,7 +123,17 @@ def _target(target: object, resolver: Resolver | None) -> Target:
 
 
 def _authority(options: ChannelOptions, target: Target) -> str:
-    return options.authority or default_authority(target)
+    """C-core's order: what the user set, the name that TLS is told to expect, the target."""
+    override = options.values.get("grpc.ssl_target_name_override")
+    if isinstance(override, bytes):
+        override = override.decode()
+    return options.authority or override or default_authority(target)
+
+
+def _check_compression(compression: object) -> None:
+    if compression is not None and compression not in tuple(grpc.Compression):
+        names = ", ".join(c.name for c in grpc.Compression)
+        raise ValueError(f"compression must be a grpc.Compression ({names}), got {compression!r}")
 
 
 def _default_policy(options: ChannelOptions) -> PolicyConfig:

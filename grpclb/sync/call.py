@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from grpclb.control.arguments import check_message, check_metadata
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
@@ -40,7 +41,7 @@ class CallArguments(NamedTuple):
     compression: grpc.Compression | None
 
 
-class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
     """The call object of `.future()` and of streams; raised itself as the error, as in grpcio.
 
     `_inner` is what stands for the RPC now: grpcio's call object, or an RpcFailure. It is None
@@ -73,6 +74,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         if type(result) is Pick:
             self._send(result)
             return
+        check_metadata(self._arguments.metadata)
         self._serialize_now()
         self._engine.wake()
         if self._deadline is not None:
@@ -95,28 +97,37 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
             if failure is not None:
                 self._settle_locally(failure)
                 return
-            loop = engine.works().lease.loop
-            again = functools.partial(_look_again, weakref.ref(self))
-            if result is None:
-                call_threadsafe(loop, lambda: loop.call_later(_STALE_WAIT, again))
-                return
-            engine.wake()
-            wake = functools.partial(call_threadsafe, loop, again)
-            self._token = engine.slot.wait(published.generation, wake)
+            self._wait(published.generation, stale=result is None)
             return
+
+    def _wait(self, generation: int, *, stale: bool) -> None:
+        """Have `_look` called on the control loop when there is something new to see."""
+        loop = self._engine.works().lease.loop
+        again = functools.partial(_look_again, weakref.ref(self))
+        if stale:
+            call_threadsafe(loop, lambda: loop.call_later(_STALE_WAIT, again))
+            return
+        self._engine.wake()
+        wake = functools.partial(call_threadsafe, loop, again)
+        self._token = self._engine.slot.wait(generation, wake)
 
     def _serialize_now(self) -> None:
         """A queued RPC is sent from the control loop, where the user's serializer must not run."""
-        if type(self._arguments.request) is Requests or self._method.serializer is None:
+        request = self._arguments.request
+        if type(request) is Requests:
             return
-        try:
-            message = self._method.serializer(self._arguments.request)
-        except Exception:
-            _LOG.exception("Exception serializing message!")
+        if self._method.serializer is not None:
+            try:
+                request = self._method.serializer(request)
+            except Exception:
+                _LOG.exception("Exception serializing message!")
+                request = None
+            self._arguments = self._arguments._replace(request=request)
+            self._method = self._method.with_bytes()
+        if request is None:
             details = "Exception serializing request!"
-            raise RpcFailure(Status(grpc.StatusCode.INTERNAL, details)) from None
-        self._arguments = self._arguments._replace(request=message)
-        self._method = self._method.with_bytes()
+            raise RpcFailure(Status(grpc.StatusCode.INTERNAL, details))
+        check_message(request)
 
     def _arm_deadline(self) -> None:
         loop = self._engine.works().lease.loop
@@ -348,8 +359,9 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
     def __del__(self) -> None:
         # A stream that nobody wants is cancelled by grpcio when its call object goes; one that
         # still waits for a backend only has to leave the queue.
-        if getattr(self, "_token", None) is not None:
-            self._engine.slot.forget(self._token)  # type: ignore[arg-type]
+        token = getattr(self, "_token", None)
+        if token is not None:
+            self._engine.slot.forget(token)
 
     def __repr__(self) -> str:
         inner = self._inner

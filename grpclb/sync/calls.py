@@ -19,7 +19,7 @@ from grpclb.core.balancer import CallOutcome, Pick, PickInfo
 from grpclb.core.service_config import EMPTY
 from grpclb.sync.call import CallArguments, ClientCall
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import CLOSED, RpcFailure
+from grpclb.sync.errors import CLOSED
 from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for_pick
 from grpclb.sync.requests import Requests
 
@@ -124,7 +124,7 @@ class _MultiCallable:
         return call
 
 
-class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class UnaryUnaryMultiCallable(_MultiCallable, grpc.UnaryUnaryMultiCallable):
     """grpc.UnaryUnaryMultiCallable, balanced."""
 
     __slots__ = ()
@@ -167,7 +167,7 @@ class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+class UnaryStreamMultiCallable(_MultiCallable, grpc.UnaryStreamMultiCallable):
     """grpc.UnaryStreamMultiCallable, balanced."""
 
     __slots__ = ()
@@ -184,7 +184,7 @@ class UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignor
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+class StreamUnaryMultiCallable(_MultiCallable, grpc.StreamUnaryMultiCallable):
     """grpc.StreamUnaryMultiCallable, balanced."""
 
     __slots__ = ()
@@ -230,7 +230,7 @@ class StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignor
         return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+class StreamStreamMultiCallable(_MultiCallable, grpc.StreamStreamMultiCallable):
     """grpc.StreamStreamMultiCallable, balanced."""
 
     __slots__ = ()
@@ -246,6 +246,3 @@ class StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ign
     ) -> ClientCall:
         requests = Requests(request_iterator)
         return self._start(requests, timeout, metadata, credentials, wait_for_ready, compression)
-
-
-__all__ = ["RpcFailure", "StreamStream", "StreamUnary", "UnaryStream", "UnaryUnary"]

@@ -15,7 +15,12 @@ from grpclb.control.loop import CONTROL, run_on
 from grpclb.control.method import STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY
 from grpclb.core.connectivity import IDLE, SHUTDOWN, ConnectivityState
 from grpclb.core.resolver import Resolver
-from grpclb.sync.calls import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from grpclb.sync.calls import (
+    StreamStreamMultiCallable,
+    StreamUnaryMultiCallable,
+    UnaryStreamMultiCallable,
+    UnaryUnaryMultiCallable,
+)
 from grpclb.sync.engine import Engine
 
 _LOG = logging.getLogger("grpclb.channel")
@@ -61,7 +66,7 @@ def secure_channel(
     return Channel(target, credentials, options, compression, service_config, resolver)
 
 
-class Channel(grpc.Channel):  # type: ignore[misc]
+class Channel(grpc.Channel):
     """A grpc.Channel that spreads its RPCs over all backends. Every method: any thread."""
 
     def __init__(
@@ -85,8 +90,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryUnary:
-        return UnaryUnary(
+    ) -> UnaryUnaryMultiCallable:
+        return UnaryUnaryMultiCallable(
             self._engine,
             self._engine.methods.handle(
                 UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method
@@ -99,8 +104,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryStream:
-        return UnaryStream(
+    ) -> UnaryStreamMultiCallable:
+        return UnaryStreamMultiCallable(
             self._engine,
             self._engine.methods.handle(
                 UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method
@@ -113,8 +118,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamUnary:
-        return StreamUnary(
+    ) -> StreamUnaryMultiCallable:
+        return StreamUnaryMultiCallable(
             self._engine,
             self._engine.methods.handle(
                 STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method
@@ -127,8 +132,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamStream:
-        return StreamStream(
+    ) -> StreamStreamMultiCallable:
+        return StreamStreamMultiCallable(
             self._engine,
             self._engine.methods.handle(
                 STREAM_STREAM,

@@ -16,7 +16,7 @@ CHANNEL_CLOSED = "Channel closed!"
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 
 
-class RpcFailure(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class RpcFailure(grpc.RpcError, grpc.Call, grpc.Future):
     """A finished RPC that never reached a backend; what grpcio raises has the same methods."""
 
     def __init__(self, status: Status) -> None:

@@ -1,0 +1,31 @@
+"""Checking an RPC's arguments before it waits for a backend.
+
+grpcio refuses bad arguments when the call is made. An RPC that has to wait is handed to grpcio
+later, from another place, where its mistakes would surprise nobody but the person on call: so
+they are looked for first, and raised as grpcio raises them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_metadata(metadata: Any) -> None:
+    """Raise TypeError or ValueError for metadata that grpcio would refuse."""
+    for key, value in () if metadata is None else metadata:
+        name = key.decode() if isinstance(key, bytes) else key
+        if not isinstance(name, str):
+            raise TypeError(f"Expected str, not {type(key)}")
+        if name.endswith("-bin"):
+            if not isinstance(value, bytes):
+                text = f'Binary metadata key="{name}" expected bytes, got {type(value)}'
+                raise TypeError(text)
+        elif not isinstance(value, (str, bytes)):
+            raise TypeError(f"Expected str, not {type(value)}")
+
+
+def check_message(message: Any) -> None:
+    """Raise TypeError for a request that no serializer made bytes of."""
+    if not isinstance(message, bytes):
+        kind = type(message).__name__
+        raise TypeError(f"Argument 'message' has incorrect type (expected bytes, got {kind})")
