@@ -73,7 +73,7 @@ class _MultiCallable:
     def _intercept(self, arguments: CallArguments) -> Any:
         metadata = checked_metadata(arguments.metadata)
         details = Details(
-            self._method.path.encode(),
+            self._method.path.encode(),  # type: ignore[arg-type]
             arguments.timeout,
             metadata,
             arguments.credentials,

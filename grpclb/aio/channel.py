@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -148,7 +149,7 @@ class Channel(grpc.aio.Channel):
         loop = asyncio.get_running_loop()
         while (published := slot.current).state is last_observed_state:
             news: asyncio.Future[None] = loop.create_future()
-            token = slot.wait(published.generation, lambda news=news: _set(news))
+            token = slot.wait(published.generation, functools.partial(_set, news))
             try:
                 await news
             finally:

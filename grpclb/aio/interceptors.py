@@ -310,10 +310,10 @@ class FinishedUnaryCall(grpc.aio.UnaryUnaryCall):
     def time_remaining(self) -> float | None:
         raise NotImplementedError
 
-    async def initial_metadata(self) -> None:
+    async def initial_metadata(self) -> None:  # type: ignore[override]
         return None
 
-    async def trailing_metadata(self) -> None:
+    async def trailing_metadata(self) -> None:  # type: ignore[override]
         return None
 
     async def code(self) -> grpc.StatusCode:

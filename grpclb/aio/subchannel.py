@@ -100,11 +100,14 @@ class AioTransport:
     def _open(self) -> grpc.aio.Channel:
         # Tracing libraries wrap the factories; see sync/_grpcio.py.
         uri = self._connection.address.uri
+        channel: grpc.aio.Channel
         if self._credentials is None:
             factory = inspect.unwrap(grpc.aio.insecure_channel)
-            return factory(uri, self._options, self._compression)
-        secure = inspect.unwrap(grpc.aio.secure_channel)
-        return secure(uri, self._credentials, self._options, self._compression)
+            channel = factory(uri, self._options, self._compression)
+        else:
+            secure = inspect.unwrap(grpc.aio.secure_channel)
+            channel = secure(uri, self._credentials, self._options, self._compression)
+        return channel
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
         # IDLE is what C-core says until it has heard that it is to connect.
@@ -140,7 +143,8 @@ class AioTransport:
         """
         assert self._channel is not None
         details: str | None = None
-        probe = self._channel.unary_unary(_PROBE)(b"", timeout=_PROBE_PATIENCE)
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_PROBE)
+        probe = ask(b"", timeout=_PROBE_PATIENCE)
         try:
             details = connection_error(
                 await probe.code(), await probe.details(), self._connection.address.uri

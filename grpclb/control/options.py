@@ -127,7 +127,8 @@ def subchannel_options(
     data connection; no retry policy and no timeout is ever in it.
     """
     given = options.values
-    result = [(key, value) for key, value in _SUBCHANNEL_DEFAULTS.items() if key not in given]
+    defaults = _SUBCHANNEL_DEFAULTS.items()
+    result: list[Option] = [(key, value) for key, value in defaults if key not in given]
     result.extend(options.passed)
     # Measured: keepalive_timeout_ms alone does not detect a frozen peer; the HTTP/2 ping timeout
     # (60 s by default) does.

@@ -31,9 +31,12 @@ def open_channel(
     OpenTelemetry and Sentry replace `grpc.insecure_channel`; a subchannel made through the
     wrapper would report every RPC a second time.
     """
+    channel: grpc.Channel
     if credentials is None:
-        return inspect.unwrap(grpc.insecure_channel)(uri, options, compression)
-    return inspect.unwrap(grpc.secure_channel)(uri, credentials, options, compression)
+        channel = inspect.unwrap(grpc.insecure_channel)(uri, options, compression)
+    else:
+        channel = inspect.unwrap(grpc.secure_channel)(uri, credentials, options, compression)
+    return channel
 
 
 def state_reader(channel: grpc.Channel) -> StateReader:

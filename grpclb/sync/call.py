@@ -316,7 +316,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
     def is_active(self) -> bool:
         return not self.done()
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         if self._deadline is None:
             return None
         return max(self._deadline - monotonic(), 0)

@@ -155,7 +155,7 @@ class UnaryUnaryMultiCallable(_MultiCallable, grpc.UnaryUnaryMultiCallable):
             True, request, timeout, metadata, credentials, wait_for_ready, compression
         )
 
-    def future(
+    def future(  # type: ignore[override]
         self,
         request: Any,
         timeout: float | None = None,
@@ -172,7 +172,7 @@ class UnaryStreamMultiCallable(_MultiCallable, grpc.UnaryStreamMultiCallable):
 
     __slots__ = ()
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         request: Any,
         timeout: float | None = None,
@@ -217,7 +217,7 @@ class StreamUnaryMultiCallable(_MultiCallable, grpc.StreamUnaryMultiCallable):
             True, requests, timeout, metadata, credentials, wait_for_ready, compression
         )
 
-    def future(
+    def future(  # type: ignore[override]
         self,
         request_iterator: Iterator[Any],
         timeout: float | None = None,
@@ -235,7 +235,7 @@ class StreamStreamMultiCallable(_MultiCallable, grpc.StreamStreamMultiCallable):
 
     __slots__ = ()
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         request_iterator: Iterator[Any],
         timeout: float | None = None,

@@ -41,7 +41,7 @@ class RpcFailure(grpc.RpcError, grpc.Call, grpc.Future):
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

@@ -140,7 +140,8 @@ class SyncTransport:
             return
         self._asking = True
         self._sweeper.clock.call_later(_PROBE_PATIENCE, lambda: self._report_failure(None))
-        probe = self._channel.unary_unary(_PROBE).future(b"", timeout=_PROBE_TIMEOUT)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_PROBE)
+        probe = call.future(b"", timeout=_PROBE_TIMEOUT)
         probe.add_done_callback(self._learnt_why)
 
     def _learnt_why(self, probe: Any) -> None:
