@@ -7,6 +7,8 @@ look-aside protocol of gRPC that is named grpclb, too.)
 
 from __future__ import annotations
 
+import logging
+
 from grpclb import aio
 from grpclb.control.registries import POLICIES, RESOLVERS
 from grpclb.core.address import Address, AddressError, Endpoint
@@ -37,6 +39,9 @@ __all__ = [
     "register_resolver",
     "secure_channel",
 ]
+
+# Quiet unless the application configures logging (the tree is `grpclb.*`).
+logging.getLogger("grpclb").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,7 @@ def check_metadata(metadata: Any) -> None:
             if not isinstance(value, bytes):
                 text = f'Binary metadata key="{name}" expected bytes, got {type(value)}'
                 raise TypeError(text)
-        elif not isinstance(value, (str, bytes)):
+        elif not isinstance(value, (str, bytes, type(None))):  # grpcio drops None
             raise TypeError(f"Expected str, not {type(value)}")
 
 

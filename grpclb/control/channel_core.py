@@ -227,6 +227,8 @@ class ChannelCore:
             "policy": self.policy_name,
             "pending_calls": self.slot.waiting,
             "inflight": self.pool.inflight,
+            "health_check": self.resolution.config.health_check_service,
+            "connect_backoff": self.spec.options.connect_backoff,
             "resolver": self.resolution.snapshot(now),
             "subchannels": [connection.snapshot(now) for connection in connections],
         }

@@ -49,7 +49,12 @@ class ChannelSpec:
     def parse_config(self, raw: Mapping[str, Any] | str) -> ServiceConfig:
         """A service config for this channel. Raises ServiceConfigError."""
         cap = self.options.knob("grpclb.max_retry_attempts")
-        return parse_service_config(raw, find_policy=POLICIES.get, max_retry_attempts=cap)
+        return parse_service_config(
+            raw,
+            find_policy=POLICIES.get,
+            max_retry_attempts=cap,
+            known_policies=POLICIES,
+        )
 
     def subchannel_config(self, config: ServiceConfig) -> str | None:
         """The service config that C-core executes on a subchannel, as JSON; None for none.
@@ -92,7 +97,10 @@ def build_spec(
         given = given.decode()
     cap = checked.knob("grpclb.max_retry_attempts")
     config = parse_service_config(
-        {} if given is None else given, find_policy=POLICIES.get, max_retry_attempts=cap
+        {} if given is None else given,
+        find_policy=POLICIES.get,
+        max_retry_attempts=cap,
+        known_policies=POLICIES,
     )
     spec = ChannelSpec(
         target=parsed,

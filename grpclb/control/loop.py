@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+_LOG = logging.getLogger("grpclb.fork")
 _PARK_PATIENCE = 2.0  # seconds that a fork waits for the loop to reach a safe point
 _STOP_PATIENCE = 2.0
 
@@ -125,12 +127,30 @@ class ControlLoop:
 
     def after_fork_in_child(self) -> None:
         """Begin anew. The parent's loop is kept, unclosed: its selector is shared with it."""
+        _warn_of_fork(used=self._loop is not None)
         self._graveyard.append((self._loop, self._thread, self._lock))
         self._lock = threading.RLock()
         self._loop = self._thread = self._unpark = None
         self._users = 0
         for member in list(self._members):
             member.forget_after_fork()
+
+
+def _warn_of_fork(*, used: bool) -> None:
+    """In the child of a process whose channels were in use: what grpcio makes of that."""
+    support = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower()
+    if not used or support in ("1", "true", "yes"):
+        return
+    if support in ("0", "false", "no"):
+        _LOG.error(
+            "forked with GRPC_ENABLE_FORK_SUPPORT=0 after a channel was used: RPCs in this child "
+            "are likely to hang; set it to 1, or make the first RPC after the fork"
+        )
+    else:
+        _LOG.warning(
+            "forked after a channel was used: set GRPC_ENABLE_FORK_SUPPORT=1 in the environment "
+            "for reliable RPCs in the child, or make the first RPC after the fork"
+        )
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

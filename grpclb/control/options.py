@@ -91,6 +91,19 @@ class ChannelOptions:
         return float("inf") if value >= 2**31 - 1 else max(value, 1_000) / 1000
 
     @property
+    def connect_backoff(self) -> dict[str, int]:
+        """What C-core does between connection attempts, in milliseconds (connection-backoff.md)."""
+        names = {
+            "initial_ms": "grpc.initial_reconnect_backoff_ms",
+            "max_ms": "grpc.max_reconnect_backoff_ms",
+            "connect_timeout_ms": "grpc.min_reconnect_backoff_ms",
+        }
+        return {
+            short: self.values.get(name, _SUBCHANNEL_DEFAULTS[name])
+            for short, name in names.items()
+        }
+
+    @property
     def authority(self) -> str | None:
         """The authority that the user set, or None."""
         return self.values.get("grpc.default_authority")

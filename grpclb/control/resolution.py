@@ -165,7 +165,7 @@ class Resolution:
         return self._apply(replace(state, endpoints=self._bounded(state.endpoints)), config)
 
     def _failed(self, state: ResolverState, status: Status) -> bool:
-        """A failed look-up: a good list stays in use (P5), a name that is gone for long does not."""
+        """A failed look-up: a good list stays in use (P5), one whose name is gone does not."""
         if self._error is None or self._error != status:
             level = logging.WARNING if self._good is not None else logging.ERROR
             kept = "; the last good list stays in use" if self._good is not None else ""

@@ -58,6 +58,7 @@ class Connection:
         "address",
         "args",
         "connected_at",
+        "failures",
         "last_error",
         "retired_at",
         "since",
@@ -74,6 +75,7 @@ class Connection:
         self.state = SubchannelState(IDLE)
         self.since = clock.now()
         self.connected_at: float | None = None
+        self.failures = 0  # since it was last READY
         self.last_error: Status | None = None
         self.retired_at: float | None = None
         self.timer: Timer | None = None
@@ -107,8 +109,9 @@ class Connection:
             self.since = self._clock.now()
             _LOG.debug("%s: %s -> %s", self.address, self.state.connectivity.name, connectivity)
         if connectivity is READY:
-            self.connected_at, self.last_error = self.since, None
+            self.connected_at, self.last_error, self.failures = self.since, None, 0
         elif connectivity is TRANSIENT_FAILURE:
+            self.failures += self.state.connectivity is not TRANSIENT_FAILURE
             self.last_error = status
         self.state = state
         for handle in self._handles:
@@ -121,6 +124,7 @@ class Connection:
             "state": self.state.connectivity.name,
             "for_seconds": round(now - self.since, 3),
             "inflight": self.transport.inflight,
+            "failures": self.failures,
             "last_error": None if self.last_error is None else self.last_error.details,
             "removed": self.retired_at is not None,
         }
