@@ -18,7 +18,7 @@ help: ## this list
 
 venv: $(STAMP)-dev ## the environment for work on the project, in .venv
 
-demo: $(STAMP)-run ## plain grpcio and grpclb side by side over real backends, in about 25 s
+demo: $(STAMP)-run ## plain grpcio and grpclb side by side over real backends, in half a minute
 	@$(BIN)/python -m integration.demo $(ARGS)
 
 test: $(STAMP)-test ## unit and behaviour tests, under 3 minutes (ARGS='-k dns' to choose)

@@ -48,7 +48,7 @@ def test_failures_count_for_the_event_before_them() -> None:
     summary = summarize(record(share_from=3.0), "grpclb", "pod-c")
     assert (summary.failed, dict(summary.failed_by)) == (
         1,
-        {"add": 0, "kill": 1, "replace": 0, "end": 0},
+        {"add": 0, "kill": 1, "replace": 0},
     )
 
 

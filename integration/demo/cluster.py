@@ -20,7 +20,7 @@ from tests.support.l4_proxy import L4ProxyProcess
 
 NAME = "api.demo.svc.cluster.local"
 TTL = 2  # seconds
-_HOSTS = [f"127.0.0.{last}" for last in range(11, 19)]
+_HOSTS = [f"127.0.0.{last}" for last in range(11, 20)]
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,7 +106,7 @@ class Cluster:
 
     def _launch(self) -> Pod:
         index = len(self._pods)
-        name, host = f"pod-{'abcdefgh'[index]}", _HOSTS[index]
+        name, host = f"pod-{'abcdefghi'[index]}", _HOSTS[index]
         process = subprocess.Popen(
             [sys.executable, "-m", "integration.demo.backend", name, f"{host}:{self.port}"],
             stdin=subprocess.PIPE,

@@ -28,7 +28,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something done to the cluster; kind is "add", "kill", "replace" or "end"."""
+    """Something done to the cluster; kind is "add", "kill", "replace", "stop" or "end"."""
 
     at: float
     kind: str
@@ -112,7 +112,7 @@ class Summary:
     calls: Mapping[str, int]
     fair: Mapping[str, float]
     failed: int
-    failed_by: Mapping[str, int]  # event kind -> calls that failed from then to the next event kind
+    failed_by: Mapping[str, int]  # calls that failed after "add", "kill" and "replace"
     errors: Mapping[str, int]
     steady: Mapping[str, int]  # calls by pod while nothing happened
     to_share: float | None
@@ -130,13 +130,12 @@ def summarize(recording: Recording, side: str, added: str) -> Summary:
     first: dict[str, float] = {}
     for event in recording.events:
         first.setdefault(event.kind, event.at)
-    kinds = list(first)
-    failed_by = {
-        kind: recording.errors(
-            side, first[kind], first[kinds[index + 1]] if index + 1 < len(kinds) else float("inf")
-        ).total()
-        for index, kind in enumerate(kinds)
+    phases = {
+        "add": (first["add"], first["kill"]),
+        "kill": (first["kill"], first["replace"]),
+        "replace": (first["replace"], float("inf")),
     }
+    failed_by = {kind: recording.errors(side, *phase).total() for kind, phase in phases.items()}
     steady = recording.calls(side, 0.5, first["add"])
     errors = recording.errors(side)
     calls = recording.calls(side)

@@ -19,15 +19,20 @@ _PAD = 18
 _PLOT_HEIGHT = 140
 _ROW = 22
 _BIN = 0.5  # seconds
-_COLORS = ("#4e79a7", "#f28e2b", "#5fb0a7", "#b07aa1", "#6aa84f", "#d9b13b", "#a5795c", "#8f9aa6")
+_COLORS = (
+    *("#4e79a7", "#f28e2b", "#5fb0a7", "#b07aa1", "#6aa84f", "#d9b13b", "#a5795c", "#7d8b99"),
+    "#e08cb4",
+)
 _FAILED = "#e5484d"
 _HOW = {
     "plain": "a connection sticks to the pod it was given",
     "robin": "balances over what DNS said when it connected",
     "grpclb": "balances every call over every live pod",
 }
-_SUBTITLE = "A pod is added (+), a pod is killed (✕), then each is replaced in turn (↻)."
-_SIGNS = {"add": "+", "kill": "✕", "replace": "↻"}
+_SUBTITLE = (
+    "A pod is added (+), one is killed (✕), then each is replaced by a new one (↻) and stopped (■)."
+)
+_SIGNS = {"add": "+", "kill": "✕", "replace": "↻", "stop": "■"}
 _STYLE = """
 text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif;
   font-size: 12px; fill: #1f2933; }
@@ -37,7 +42,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Ari
 .bad { fill: #c8323a; } .good { fill: #1a7f4b; }
 .axis { stroke: #c3ccd4; stroke-width: 1; } .event { stroke: #1f2933; stroke-dasharray: 2 3; }
 .fair { stroke: #1f2933; stroke-width: 2; } .end { text-anchor: end; }
-.middle { text-anchor: middle; }
+.middle, .mark { text-anchor: middle; } .mark { font-size: 10px; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .page { fill: #0d1117; } .card { fill: #161b22; stroke: #30363d; }
   .soft { fill: #9aa7b3; } .bad { fill: #ff7b81; } .good { fill: #56d394; }
@@ -49,7 +54,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Ari
 def draw(recording: Recording, summaries: Sequence[Summary], note: str) -> str:
     """The picture of a finished run; `note` stands below it."""
     bars_height = _ROW * len(recording.pods)
-    panel_height = 190 + _PLOT_HEIGHT + 62 + bars_height
+    panel_height = 196 + _PLOT_HEIGHT + 62 + bars_height
     width = 2 * _MARGIN + len(summaries) * _PANEL + (len(summaries) - 1) * _GAP
     height = _TOP + panel_height + 46
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
@@ -66,9 +71,9 @@ def draw(recording: Recording, summaries: Sequence[Summary], note: str) -> str:
         parts.append(f'<g transform="translate({x} {_TOP})">')
         parts.append(f'<rect class="card" width="{_PANEL}" height="{panel_height}" rx="12"/>')
         parts.extend(_figures(summary))
-        parts.append(f'<g transform="translate({_PAD} 190)">')
+        parts.append(f'<g transform="translate({_PAD} 196)">')
         parts.extend(_timeline(recording, summary.side))
-        parts.append(f'</g><g transform="translate({_PAD} {190 + _PLOT_HEIGHT + 48})">')
+        parts.append(f'</g><g transform="translate({_PAD} {196 + _PLOT_HEIGHT + 48})">')
         parts.extend(_bars(summary, max(max(s.calls.values()) for s in summaries)))
         parts.append("</g></g>")
     parts.append(_text(_MARGIN, height - 18, f"{note}  * before the first event", "soft"))
@@ -100,8 +105,8 @@ def _timeline(recording: Recording, side: str) -> Iterator[str]:
     top = 1.15 * max((sum(column) for column in zip(*layers.values(), strict=True)), default=1.0)
     # The first and the last half bin are drawn level, so that the areas fill the axis.
     xs = [0.0, *(width * (index + 0.5) / bins for index in range(bins)), float(width)]
-    yield _text(0, -10, "answered calls a second, by pod", "soft")
-    yield _text(width, -10, "failed", "end bad")
+    yield _text(0, -16, "answered calls a second, by pod", "soft")
+    yield _text(width, -16, "failed", "end bad")
     base = [0.0] * len(xs)
     for name, rates in layers.items():
         level = [rates[0], *rates, rates[-1]]
@@ -122,7 +127,7 @@ def _marks(recording: Recording, scale: float) -> Iterator[str]:
         if event.kind in _SIGNS:
             x = event.at * scale
             yield f'<path class="event" d="M{x:.1f} 4V{_PLOT_HEIGHT}"/>'
-            yield _text(x + 4, 13, _SIGNS[event.kind], "")
+            yield _text(x, 0, _SIGNS[event.kind], "mark")
 
 
 def _layers(recording: Recording, side: str, bins: int) -> dict[str, list[float]]:
@@ -146,10 +151,9 @@ def _bars(summary: Summary, most: int) -> Iterator[str]:
         fair = left + summary.fair[pod] * scale
         yield _text(0, y + 12, pod, "")
         color = _color(tuple(summary.calls), pod)
-        yield (
-            f'<rect x="{left}" y="{y}" width="{max(calls * scale, 1):.1f}" height="{_ROW - 7}"'
-            f' rx="2" fill="{color}"/>'
-        )
+        if calls:
+            size = f'width="{calls * scale:.1f}" height="{_ROW - 7}"'
+            yield f'<rect x="{left}" y="{y}" {size} rx="2" fill="{color}"/>'
         yield f'<path class="fair" d="M{fair:.1f} {y - 2}v{_ROW - 3}"/>'
         yield _text(_PANEL - 2 * _PAD, y + 12, f"{calls}", "end")
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from integration.demo.measure import TITLES, Event, Recording, Summary
 
-_COLORS = (33, 208, 37, 170, 70, 178, 99, 245)  # one for each pod, of the 256-colour palette
+_COLORS = (33, 208, 37, 170, 70, 178, 99, 137, 245)  # one for each pod, of the 256-colour palette
 _COLUMN = 24
 _NEEDED_COLUMNS = 3 * _COLUMN + 4
 _BLOCKS = " ▏▎▍▌▋▊▉█"
