@@ -1,20 +1,15 @@
-"""Service configs from DNS TXT records (gRFC A2), and what a stranger's config may not do.
+"""Service configs from DNS TXT records (gRFC A2).
 
-DNS is not authenticated, so this is off unless the user asks for it, and even then `restricted`
-takes out what could hurt: timeouts, and retries of methods that the user did not name.
+DNS is not authenticated, so nobody asks for these records unless the user does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grpclb.core.config_json import MAX_BYTES, load
 from grpclb.core.config_node import Node, ServiceConfigError
-from grpclb.core.method_config import MethodConfig, lookup
-from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 
 if TYPE_CHECKING:
@@ -109,30 +104,3 @@ def _texts(choice: Node, key: str) -> list[str]:
     field = choice.get(key)
     return [] if field is None else [item.text() for item in field.items()]
 
-
-def restricted(config: ServiceConfig, retry_methods: Collection[str] = ()) -> ServiceConfig:
-    """`config` without timeouts, and with retries and hedges only for `retry_methods`.
-
-    Those are the user's own: ``/pkg.Service/Method``, ``/pkg.Service/`` for a whole service, or
-    "" for every method. `text` still says what the stranger asked for.
-    """
-    methods = {
-        key: _without(entry, retries="" in retry_methods or _listed(key, retry_methods))
-        for key, entry in config.methods.items()
-    }
-    # A wide entry lost its retries, yet the user named something narrower that it covers.
-    for key in retry_methods:
-        entry = lookup(config.methods, key)
-        if key not in methods and (entry.retry or entry.hedging):
-            methods[key] = _without(entry, retries=True)
-    return replace(config, methods=MappingProxyType(methods))
-
-
-def _listed(key: str, retry_methods: Collection[str]) -> bool:
-    return key in retry_methods or key[: key.rfind("/") + 1] in retry_methods
-
-
-def _without(entry: MethodConfig, *, retries: bool) -> MethodConfig:
-    if retries:
-        return replace(entry, timeout=None)
-    return replace(entry, timeout=None, retry=None, hedging=None)
