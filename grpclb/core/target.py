@@ -67,8 +67,37 @@ def parse_target(text: str, known_schemes: Iterable[str]) -> Target:
 
 
 def default_authority(target: Target) -> str:
-    """The ``:authority`` that C-core would send for `target`: its endpoint, percent-encoded."""
-    return quote(target.endpoint.removeprefix("/"), safe=_AUTHORITY_SAFE)
+    """The ``:authority`` that C-core would send for `target`: its endpoint, percent-encoded.
+
+    C-core resolves no SRV names; for those it is the domain, since the records are not
+    authenticated and may not choose the name that a certificate is checked for (RFC 6125).
+    """
+    name = target.endpoint.removeprefix("/")
+    if target.scheme == "dns":
+        name = srv_domain(name) or name
+    return quote(name, safe=_AUTHORITY_SAFE)
+
+
+def srv_domain(name: str) -> str | None:
+    """``api.ns`` for ``_grpc._tcp.api.ns``; None for a name that is not one of SRV records."""
+    labels = name.split(".", 2)
+    if len(labels) == 3 and labels[0].startswith("_") and labels[1].lower() == "_tcp":
+        return labels[2]
+    return None
+
+
+def own_host(ip: str) -> str:
+    """`ip`, or the loopback address for "any address", as which the kernel takes it.
+
+    For what the user wrote ("0.0.0.0:50051" is common); a resolver's data may not say that.
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if not address.is_unspecified:
+        return ip
+    return "127.0.0.1" if address.version == 4 else "::1"
 
 
 def split_host_port(text: str, where: str) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from grpclb.core.address import Address, AddressError
 from grpclb.core.resolver import ResolverContext, ResolverState, Update
-from grpclb.core.target import Target
+from grpclb.core.target import Target, own_host
 
 
 class StaticResolver:
@@ -61,6 +61,10 @@ def _ip(target: Target, texts: list[str], index: int) -> Address:
         raise AddressError(f"{where} is empty; write one comma between two addresses")
     if ":" not in text or text.endswith("]"):
         raise AddressError(f"{where}: {text!r} has no port; write {text}:50051")
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if (own := own_host(bare)) != bare:
+        text = f"[{own}]:{port}" if ":" in own else f"{own}:{port}"
     try:
         address = Address.parse(text)
     except AddressError as error:

@@ -13,9 +13,9 @@ from random import Random
 from grpclb.core import txt_config
 from grpclb.core.address import Address, Endpoint
 from grpclb.core.resolver import Resolver, ResolverContext, ResolverState
-from grpclb.core.target import Target, split_host_port
+from grpclb.core.target import Target, own_host, split_host_port, srv_domain
 from grpclb.resolvers.dns.client import Client
-from grpclb.resolvers.dns.look_up import Found, Host, LookUp, Missing, Txt, srv_domain
+from grpclb.resolvers.dns.look_up import Found, Host, LookUp, Missing, Txt
 from grpclb.resolvers.dns.resolver import DnsResolver
 from grpclb.resolvers.dns.settings import Settings
 from grpclb.resolvers.dns.system import (
@@ -96,9 +96,7 @@ def _server(target: Target) -> Server | None:
 def _fixed(name: str, port: int) -> ResolverState | None:
     """What needs no look-up: an address, or this machine (RFC 6761)."""
     if _is_ip(name):
-        # A user's "0.0.0.0:50051" means this machine, as the kernel takes it.
-        ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(ipaddress.ip_address(name)), name)
-        return ResolverState.of([Address.ip(ip, port)], note=f"{name} is an address")
+        return ResolverState.of([Address.ip(own_host(name), port)], note=f"{name} is an address")
     bare = name.lower().rstrip(".")
     if bare == "localhost" or bare.endswith(".localhost"):
         # One endpoint: these are two ways to the same server.

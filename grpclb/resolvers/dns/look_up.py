@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from grpclb.core import txt_config
 from grpclb.core.address import Address, AddressError, Endpoint
 from grpclb.core.status import Status
+from grpclb.core.target import srv_domain
 from grpclb.resolvers.dns.client import Answer, Ask, Failure, Negative, Outcome
 from grpclb.resolvers.dns.order import by_family
 from grpclb.resolvers.dns.system import ResolvConf
@@ -264,14 +265,6 @@ class LookUp:
                 size = sum(len(string) for record in strings for string in record)
                 return choose() if size <= _INLINE_TXT else await off_loop(choose)
         assert_never(outcome)
-
-
-def srv_domain(name: str) -> str | None:
-    """``api.ns`` for ``_grpc._tcp.api.ns``; None for a name that is not one of SRV records."""
-    labels = name.split(".", 2)
-    if len(labels) == 3 and labels[0].startswith("_") and labels[1].lower() == "_tcp":
-        return labels[2]
-    return None
 
 
 async def _found(places: list[_Place], ttl: float) -> Found | Missing:
