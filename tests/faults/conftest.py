@@ -1,0 +1,13 @@
+"""The fault tests' fixtures; the long ones under integration/ use them, too."""
+
+from tests.faults.fixtures import (  # noqa: F401
+    all_backends,
+    aio_loop,
+    connect,
+    connect_aio,
+    connect_sync,
+    fleet,
+    launch,
+    logs,
+    nothing_left,
+)
