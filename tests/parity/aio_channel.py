@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.parity.harness import KINDS, World, row, stub
+from tests.parity.harness import KINDS, WRONG_TYPE, World, row, stub
 from tests.parity.observe import attempt, attempting, report, show, viewing
 from tests.support.backend import steer
 
@@ -187,13 +187,15 @@ async def _(world: World) -> Any:
     return [good, attempt(make)["raised"]["is"], attempt(make, target, colour=1)["raised"]["is"]]
 
 
-@row("aio: targets and credentials of a wrong type", by_design={"text": "grpclb's own names"})
+@row("aio: targets and credentials of a wrong type", by_design=WRONG_TYPE)
 async def _(world: World) -> Any:
     wrong = [attempt(world.flavour.aio_insecure, target) for target in (None, 5, ["a"])]
     return [wrong, attempt(world.aio_secure, credentials=None)]
 
 
-@row("aio: method names of all sorts")
+@row(
+    "aio: method names of all sorts", by_design={"text": "what None lacks is a detail of the code"}
+)
 async def _(world: World) -> Any:
     async def use(method: Any) -> Any:
         call: Any = channel.unary_unary(method)

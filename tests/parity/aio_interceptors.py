@@ -108,8 +108,8 @@ async def _wait_first(proceed: Any, details: Any, request: Any) -> Any:
     return call
 
 
-async def _drop_metadata(proceed: Any, details: Any, request: Any) -> Any:
-    return await proceed(details._replace(metadata=None), request)
+async def _empty_metadata(proceed: Any, details: Any, request: Any) -> Any:
+    return await proceed(details._replace(metadata=grpc.aio.Metadata()), request)
 
 
 async def _own_details(proceed: Any, details: Any, request: Any) -> Any:
@@ -162,7 +162,7 @@ _CASES: dict[str, tuple[Around, dict[str, Any], tuple[str, ...]]] = {
     "answers with a stream of its own": (_own_stream, {}, ("us", "ss")),
     "is slow": (_slow, {}, KINDS),
     "waits for the connection": (_wait_first, {}, ("uu", "us")),
-    "drops the metadata": (_drop_metadata, {}, ("uu",)),
+    "empties the metadata": (_empty_metadata, {"metadata": steer(code="ABORTED")}, ("uu", "us")),
     "makes its own details": (_own_details, {}, KINDS),
     "sees a failure": (_nothing, _FAILING, ("uu", "us", "su")),
 }

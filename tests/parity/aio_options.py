@@ -53,7 +53,7 @@ async def _(world: World) -> Any:
         return await _told(channel)
 
 
-@row("aio: options of all sorts")
+@row("aio: options of all sorts", by_design={"text": "grpclb names the option"})
 async def _(world: World) -> Any:
     async def use(options: Any) -> Any:
         async with world.aio(options=options) as channel:

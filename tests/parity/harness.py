@@ -132,6 +132,11 @@ class Row:
         return _without(self.run(world), self.by_design.keys())
 
 
+WRONG_TYPE = {
+    "text": "grpclb names the argument",
+    "type": "TypeError, where grpcio stumbles over an attribute that the value lacks",
+}
+
 ROWS: list[Row] = []
 
 

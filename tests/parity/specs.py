@@ -174,6 +174,8 @@ _UNREACHABLE = {
     "details": "grpclb says which policy found no backend, and why",
     "first": "whether a write or the read meets the refusal first is a race",
 }
+_WAITING = {"details": "grpclb says what the call was waiting for when its time ran out"}
+_PRIVATE = {"text": "it holds the name of a private class"}
 _CODES = tuple(code.name for code in grpc.StatusCode)
 _MANY = tuple(b"%d" % n for n in range(300))
 _MEGABYTE = bytes(1 << 20)
@@ -201,9 +203,30 @@ def _each_kind() -> Iterator[Spec]:
         yield Spec("deadline", kind, call={"timeout": 0.05}, steer={"delay_ms": 250})
         # An aio stream that ends while it is being written has a random status: grpcio's bug.
         steady = kind[0] != "s"
-        yield Spec("deadline of nought", kind, aio=steady, call={"timeout": 0}, steer=late)
-        yield Spec("negative deadline", kind, aio=steady, call={"timeout": -1}, steer=late)
-        yield Spec("tiny deadline", kind, aio=steady, call={"timeout": 1e-6}, steer=late)
+        yield Spec(
+            "deadline of nought",
+            kind,
+            aio=steady,
+            call={"timeout": 0},
+            steer=late,
+            by_design=_WAITING,
+        )
+        yield Spec(
+            "negative deadline",
+            kind,
+            aio=steady,
+            call={"timeout": -1},
+            steer=late,
+            by_design=_WAITING,
+        )
+        yield Spec(
+            "tiny deadline",
+            kind,
+            aio=steady,
+            call={"timeout": 1e-6},
+            steer=late,
+            by_design=_WAITING,
+        )
         yield Spec("timeout of a wrong type", kind, call={"timeout": "soon"})
         yield Spec("wait_for_ready", kind, call={"wait_for_ready": True})
         yield Spec("no wait_for_ready", kind, call={"wait_for_ready": False})
@@ -226,7 +249,7 @@ def _each_kind() -> Iterator[Spec]:
         yield Spec("credentials on an insecure channel", kind, call={
             "credentials": grpc.access_token_call_credentials("token")
         })  # fmt: skip
-        yield Spec("unknown keyword", kind, call={"colour": "red"})
+        yield Spec("unknown keyword", kind, call={"colour": "red"}, by_design=_PRIVATE)
         yield Spec("receive limit", kind, requests=(bytes(2000),), channel={
             "options": [("grpc.max_receive_message_length", 1000)]})  # fmt: skip
         yield Spec("send limit", kind, requests=(bytes(2000),), channel={

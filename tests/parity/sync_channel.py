@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.parity.harness import KINDS, World, row, stub
+from tests.parity.harness import KINDS, WRONG_TYPE, World, row, stub
 from tests.parity.observe import attempt, report, show, view
 from tests.support.backend import steer
 
@@ -237,12 +237,14 @@ def _(world: World) -> Any:
             attempt(make, target, colour="red")["raised"]["is"]]  # fmt: skip
 
 
-@row("sync: targets of a wrong type", by_design={"text": "grpclb names its own parameter"})
+@row("sync: targets of a wrong type", by_design=WRONG_TYPE)
 def _(world: World) -> Any:
     return [attempt(lambda t=t: world.flavour.insecure(t).close()) for t in (None, 5, ["a"])]
 
 
-@row("sync: method names of all sorts")
+@row(
+    "sync: method names of all sorts", by_design={"text": "what None lacks is a detail of the code"}
+)
 def _(world: World) -> Any:
     def use(method: Any) -> Any:
         return attempt(channel.unary_unary(method), b"x", timeout=5)

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from grpc import experimental
 
-from tests.parity.harness import KINDS, World, row, stub
+from tests.parity.harness import KINDS, WRONG_TYPE, World, row, stub
 from tests.parity.observe import attempt, report
 from tests.parity.proxy import Relay
 from tests.support.backend import steer
@@ -65,7 +65,7 @@ BAD_OPTIONS: dict[str, Any] = {
 }
 
 
-@row("sync: options of all sorts")
+@row("sync: options of all sorts", by_design={"text": "grpclb names the option"})
 def _(world: World) -> Any:
     def use(options: Any) -> Any:
         with world.channel(options=options) as channel:
@@ -191,7 +191,7 @@ def _(world: World) -> Any:
         return [attempt(stub(c, "uu"), b"x", timeout=5)["raised"]["code"] for c in (channel, clear)]
 
 
-@row("sync: credentials of a wrong type")
+@row("sync: credentials of a wrong type", by_design=WRONG_TYPE)
 def _(world: World) -> Any:
     insecure = experimental.insecure_channel_credentials()
     return [
