@@ -7,6 +7,7 @@ import logging
 from grpclb.core.clock import Clock
 
 _EVERY = 60.0  # seconds
+_MOST_CAUSES = 256
 
 
 class Reporter:
@@ -18,9 +19,14 @@ class Reporter:
         self._clock = clock
         self._last: dict[str, float] = {}
 
-    def report(self, cause: str, text: str, *, trace: bool = False) -> None:
-        """Log an error, with the traceback of the exception under way if `trace`."""
+    def report(
+        self, cause: str, text: str, *, level: int = logging.ERROR, trace: bool = False
+    ) -> None:
+        """Log a mistake, with the traceback of the exception under way if `trace`."""
         now = self._clock.now()
-        if now - self._last.get(cause, float("-inf")) >= _EVERY:
-            self._last[cause] = now
-            self._logger.error("%s: %s", self._name, text, exc_info=trace)
+        if now - self._last.get(cause, float("-inf")) < _EVERY:
+            return
+        if len(self._last) >= _MOST_CAUSES:
+            del self._last[next(iter(self._last))]
+        self._last[cause] = now
+        self._logger.log(level, "%s: %s", self._name, text, exc_info=trace)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 from grpclb.control.channel_spec import ChannelSpec
 from grpclb.control.reporter import Reporter
-from grpclb.core.address import Endpoint
+from grpclb.core.address import Address, AddressError, Endpoint
 from grpclb.core.backoff import Backoff
 from grpclb.core.clock import Clock, Timer
 from grpclb.core.resolver import Resolver, ResolverContext, ResolverState
@@ -28,6 +29,8 @@ from grpclb.core.subset import choose_subset
 
 _LOG = logging.getLogger("grpclb.resolver")
 _MOST_ENDPOINTS = 50_000
+# Marks a failure that was logged where it was found, with its traceback.
+_REPORTED = {"grpclb.reported": True}
 
 
 class Resolution:
@@ -52,6 +55,9 @@ class Resolution:
         self._thread = 0
         self._task: asyncio.Task[None] | None = None
         self._resolver: Resolver | None = None
+        self._current_run: object = None  # an update of any other run is too late
+        self._vetted: set[Address] = set()  # addresses of the last list that passed `_check`
+        self._taking = False
         self._config_source = "default"
         self._good: ResolverState | None = None  # the last list in use
         self._good_at = 0.0
@@ -80,6 +86,7 @@ class Resolution:
         if self._pending_timer is not None:
             self._pending_timer.cancel()
         self._pending = self._pending_timer = self._resolver = self._good = None
+        self._current_run = None
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -95,38 +102,46 @@ class Resolution:
 
     async def _run(self) -> None:
         """Run the resolver until it returns; after an exception, again with backoff."""
+        task = asyncio.current_task()
         while True:
+            run = self._current_run = object()
             try:
                 self._resolver = self._spec.make_resolver(
                     ResolverContext(self._random, self._spec.options.values)
                 )
-                await self._resolver.run(self._update)
+                await self._resolver.run(functools.partial(self._update, run))
                 return
-            except asyncio.CancelledError:
-                raise
+            except asyncio.CancelledError as error:
+                if task is None or task.cancelling():
+                    raise
+                self._raised(error)  # something that the resolver waited for was cancelled
             except Exception as error:
-                self._report.report("raised", f"the resolver raised {error!r}", trace=True)
-                text = f"{self._spec.target}: the resolver raised {type(error).__name__}: {error}"
-                self._take(ResolverState(Status.unavailable(text)))
+                self._raised(error)
             await asyncio.sleep(self._backoff.next_delay())
+
+    def _raised(self, error: BaseException) -> None:
+        self._report.report("raised", f"the resolver raised {error!r}", trace=True)
+        text = f"{self._spec.target}: the resolver raised {type(error).__name__}: {error}"
+        self._coalesce(ResolverState(Status.unavailable(text), attributes=_REPORTED))
 
     # -- updates -----------------------------------------------------------------------------
 
-    def _update(self, state: ResolverState) -> bool:
+    def _update(self, run: object, state: ResolverState) -> bool:
         """The resolver's callback, safe against everything that a resolver may do."""
-        task, loop = self._task, self._loop
-        if task is None or loop is None:
+        loop = self._loop
+        if run is not self._current_run or loop is None:
             return False
         if threading.get_ident() != self._thread:
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._update, state)
+                loop.call_soon_threadsafe(self._update, run, state)
             return True
         try:
-            _check(state)
+            self._vetted = _check(state, self._vetted)
         except (TypeError, ValueError) as error:
-            self._report.report("junk", f"the resolver returned an unusable state: {error}")
-            text = f"{self._spec.target}: the resolver returned an unusable state: {error}"
-            state = ResolverState(Status.unavailable(text))
+            text = f"the resolver returned an unusable state: {error}"
+            self._report.report("junk", text)
+            status = Status.unavailable(f"{self._spec.target}: {text}")
+            state = ResolverState(status, attributes=_REPORTED)
         if not isinstance(state.endpoints, Status):
             self._backoff.reset()
         return self._coalesce(state)
@@ -135,7 +150,8 @@ class Resolution:
         """The first update at once, later ones joined (SEMANTICS 2; a storm of 5,000 puts)."""
         pause = self._spec.options.knob("grpclb.update_coalescing_ms") / 1000
         due = self._applied_at + pause
-        if self._pending_timer is None and self._clock.now() >= due:
+        # A resolver may answer resolve_now() at once, from within the policy's own update.
+        if self._pending_timer is None and not self._taking and self._clock.now() >= due:
             return self._take(state)
         self._pending = state
         if self._pending_timer is None:
@@ -145,12 +161,21 @@ class Resolution:
 
     def _take_pending(self) -> None:
         state, self._pending, self._pending_timer = self._pending, None, None
-        if state is not None and self._task is not None and not self._take(state):
-            self.resolve_now()
+        if state is None or self._task is None or self._take(state):
+            return
+        if not isinstance(state.endpoints, Status):
+            self.resolve_now()  # it was told that all is well
 
     def _take(self, state: ResolverState) -> bool:
         self._applied_at = self._clock.now()
         self._updates += 1
+        self._taking = True
+        try:
+            return self._decide(state)
+        finally:
+            self._taking = False
+
+    def _decide(self, state: ResolverState) -> bool:
         if isinstance(state.endpoints, Status):
             return self._failed(state, state.endpoints.from_control_plane())
         config = self._choose_config(state.service_config)
@@ -166,17 +191,20 @@ class Resolution:
 
     def _failed(self, state: ResolverState, status: Status) -> bool:
         """A failed look-up: a good list stays in use (P5), one whose name is gone does not."""
-        if self._error is None or self._error != status:
+        if self._error != status and state.attributes is not _REPORTED:
             level = logging.WARNING if self._good is not None else logging.ERROR
             kept = "; the last good list stays in use" if self._good is not None else ""
-            _LOG.log(level, "%s: %s%s", self._spec.target, status.details, kept)
+            self._report.report(f"failed: {status}", f"{status.details}{kept}", level=level)
         self._error = status
         if not state.attributes.get("dns.negative"):
             self._negative_since = None
         elif self._negative_since is None:
             self._negative_since = self._clock.now()
-        if self._good is None or self._gone_for_good():
+        if self._good is not None and self._gone_for_good():
+            # Policies keep what they have when a look-up fails; these are to be let go.
             self._good = None
+            self._apply(ResolverState(()), self.config)
+        if self._good is None:
             self._apply(ResolverState(status), self.config)
         return False
 
@@ -246,16 +274,42 @@ class Resolution:
         }
 
 
-def _check(state: object) -> None:
+def _check(state: object, vetted: set[Address]) -> set[Address]:
+    """The addresses of a state, all dialable. Raises TypeError or ValueError: it is junk."""
     if not isinstance(state, ResolverState):
         raise TypeError(f"expected a ResolverState, got {type(state).__name__}")
+    if not isinstance(state.attributes, Mapping):
+        raise TypeError(f"attributes must be a mapping, got {type(state.attributes).__name__}")
     if isinstance(state.endpoints, Status):
-        return
+        return vetted
     if not isinstance(state.endpoints, tuple):
         raise TypeError(f"endpoints must be a tuple, got {type(state.endpoints).__name__}")
+    addresses: set[Address] = set()
     for index, endpoint in enumerate(state.endpoints):
-        if not isinstance(endpoint, Endpoint):
+        if not isinstance(endpoint, Endpoint) or not isinstance(endpoint.attributes, Mapping):
             raise TypeError(f"endpoints[{index}] must be an Endpoint, got {endpoint!r}")
+        for address in endpoint.addresses:
+            if address not in vetted:
+                _check_address(address, f"endpoints[{index}]")
+            addresses.add(address)
+    return addresses
+
+
+def _check_address(address: object, where: str) -> None:
+    """A resolver may have made an Address without the constructors that look at it."""
+    if not isinstance(address, Address) or not isinstance(address.target, str):
+        raise TypeError(f"{where}: expected an Address, got {address!r}")
+    if not isinstance(address.server_name, (str, type(None))):
+        raise TypeError(f"{where}: server_name must be str, got {address.server_name!r}")
+    kind, _, name = address.target.partition(":")
+    if kind == "unix":
+        canonical = Address.unix(name)
+    elif kind == "unix-abstract":
+        canonical = Address.unix_abstract(name)
+    else:
+        canonical = Address.parse(address.target)
+    if canonical.target != address.target:
+        raise AddressError(f"{where}: address {address.target!r} must be {canonical.target!r}")
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
