@@ -34,7 +34,7 @@ class Servers:
     """
 
     def __init__(self, processes: int, *, ports: int = 1, wildcard: bool = False) -> None:
-        host = "0.0.0.0" if wildcard else "127.0.0.1"  # noqa: S104
+        host = "0.0.0.0" if wildcard else "127.0.0.1"
         command = [sys.executable, "-m", "benchmarks.servers", host, str(ports)]
         self._processes = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
@@ -89,7 +89,7 @@ async def _both(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[b
 
 async def _serve(host: str, ports: int) -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    handlers = {
+    handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
         "Down": grpc.unary_stream_rpc_method_handler(_down),
         "Up": grpc.stream_unary_rpc_method_handler(_up),
