@@ -26,6 +26,7 @@ from grpclb.core.status import Status
 
 _LOG = logging.getLogger("grpclb.subchannel")
 _DRAIN_POLL = 0.25  # seconds between looks at a draining connection
+_NEW = SubchannelState(IDLE)
 
 
 class Transport(Protocol):
@@ -136,17 +137,18 @@ class Connection:
 class SubchannelHandle:
     """A policy's hold on a connection: core.balancer.Subchannel."""
 
-    __slots__ = ("_on_state", "_pool", "connection")
+    __slots__ = ("_on_state", "_pool", "_told", "connection")
 
     def __init__(
         self,
         connection: Connection,
-        pool: SubchannelPool,
+        pool: SubchannelPool | None,
         on_state: Callable[[SubchannelState], None],
     ) -> None:
         self.connection = connection
-        self._pool: SubchannelPool | None = pool
+        self._pool = pool
         self._on_state = on_state
+        self._told = _NEW
 
     @property
     def address(self) -> Address:
@@ -163,7 +165,8 @@ class SubchannelHandle:
 
     def deliver(self, state: SubchannelState) -> None:
         pool = self._pool
-        if pool is not None:
+        if pool is not None and state != self._told:
+            self._told = state
             try:
                 self._on_state(state)
             except Exception as error:
@@ -171,8 +174,7 @@ class SubchannelHandle:
 
     def deliver_present(self) -> None:
         """Tell a new holder of a connection that is not IDLE how it stands."""
-        if self.connection.state.connectivity is not IDLE:
-            self.deliver(self.connection.state)
+        self.deliver(self.connection.state)
 
     def __repr__(self) -> str:
         return f"<Subchannel {self.connection.address} {self.connection.state.connectivity.name}>"
@@ -200,11 +202,19 @@ class SubchannelPool:
         self._drain_timeout = drain_timeout
         self._connections: dict[tuple[Address, str | None], Connection] = {}
         self._draining: set[Connection] = set()
+        self._closed = False
 
     def acquire(
         self, address: Address, args: str | None, on_state: Callable[[SubchannelState], None]
     ) -> SubchannelHandle:
-        """A handle; a lingering connection to the same address is taken up again."""
+        """A handle; a lingering connection to the same address is taken up again.
+
+        After `close` a dead one, as a policy's forgotten timer may still ask.
+        """
+        if self._closed:
+            dead = Connection(address, args, self._clock)
+            dead.state = SubchannelState(SHUTDOWN)
+            return SubchannelHandle(dead, None, on_state)
         key = (address, args)
         connection = self._connections.get(key)
         if connection is None:
@@ -264,6 +274,7 @@ class SubchannelPool:
 
     def close(self) -> None:
         """Close every connection now."""
+        self._closed = True
         for connection in self.connections():
             self._shut(connection)
         self._connections.clear()
