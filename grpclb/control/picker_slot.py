@@ -8,6 +8,7 @@ never takes it.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from grpclb.core.balancer import QUEUE_PICKER, Picker
 from grpclb.core.connectivity import IDLE, SHUTDOWN, ConnectivityState
 from grpclb.core.service_config import EMPTY, ServiceConfig
+
+_LOG = logging.getLogger("grpclb.channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,10 @@ class PickerSlot:
             self.current = Published(self.current.generation + 1, state, picker, config)
             waiters, self._waiters = self._waiters, {}
         for wake in waiters.values():
-            wake()
+            try:
+                wake()
+            except Exception:  # no thread can be started, say: that is one waiter's trouble
+                _LOG.exception("a waiter for a backend could not be woken")
 
     def reset(self) -> None:
         """Back to IDLE with nobody waiting; in a forked child, whose waiters do not exist."""
