@@ -8,8 +8,9 @@ a time; everything else goes to every subchannel as it is.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
 Option = tuple[str, Any]
@@ -117,7 +118,10 @@ def parse_options(options: Sequence[Option] | None) -> ChannelOptions:
     """Check all options. Raises TypeError or ValueError that names the bad one."""
     values: dict[str, Any] = {}
     passed: list[Option] = []
-    for index, pair in enumerate(() if options is None else options):
+    if isinstance(options, (str, bytes, Mapping)) or not isinstance(options or (), Iterable):
+        kind = type(options).__name__
+        raise TypeError(f"options must be a list of (key, value) pairs, got {kind}")
+    for index, pair in enumerate(options or ()):
         key, value = _checked_pair(index, pair)
         if key.startswith("grpclb."):
             _check_knob(key, value)
@@ -167,10 +171,20 @@ def _checked_pair(index: int, pair: object) -> Option:
         key = key.decode()
     if not isinstance(key, str):
         raise TypeError(f"{where}: the key must be str, got {key!r}")
-    if value is None or isinstance(value, (list, tuple, dict, set)):
+    _check_value(key, value)
+    return key, value
+
+
+def _check_value(key: str, value: object) -> None:
+    if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise ValueError(f"channel option {key!r}: {value} does not fit into 32 bits")
+    # grpcio takes whatever else has __int__ for the address of a C object, a float too.
+    elif not isinstance(value, (str, bytes)) and (
+        isinstance(value, (float, Number)) or not hasattr(value, "__int__")
+    ):
         kind = type(value).__name__
         raise TypeError(f"channel option {key!r}: expected int, str or bytes, got {kind}")
-    return key, value
 
 
 def _check_knob(key: str, value: object) -> None:
