@@ -66,6 +66,7 @@ class _Works:
             for transport in list(self.transports):
                 with contextlib.suppress(Exception):
                     transport.close()
+            self.lease.release(wait=False)
         except RuntimeError:  # the loop ended with the interpreter
             pass
         self.lease.release()
