@@ -147,6 +147,8 @@ class Channel(grpc.aio.Channel):
         """Return when the state is another than `last_observed_state`."""
         slot = self._engine.slot
         loop = asyncio.get_running_loop()
+        if self._engine.closed:
+            raise grpc.aio.UsageError("Channel is closed.")
         while (published := slot.current).state is last_observed_state:
             news: asyncio.Future[None] = loop.create_future()
             token = slot.wait(published.generation, functools.partial(_set, news))
