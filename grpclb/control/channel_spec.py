@@ -85,11 +85,7 @@ def build_spec(
     """Check a factory's arguments. Raises TypeError or ValueError that says what, where and how."""
     checked = parse_options(options)
     _check_compression(compression)
-    if resolver is not None and not callable(getattr(resolver, "run", None)):
-        raise TypeError(
-            f"resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
-            f"{type(resolver).__name__}; a factory belongs into grpclb.register_resolver"
-        )
+    _check_resolver(resolver)
     parsed = _target(target, resolver)
     factory = None if resolver is not None else RESOLVERS.require(parsed.scheme)
     given = checked.values.get("grpc.service_config") if service_config is None else service_config
@@ -138,6 +134,18 @@ def _authority(options: ChannelOptions, target: Target) -> str:
     return options.authority or override or default_authority(target)
 
 
+def _check_resolver(resolver: object) -> None:
+    if resolver is None:
+        return
+    methods = (getattr(resolver, name, None) for name in ("run", "resolve_now"))
+    if isinstance(resolver, type) or not all(map(callable, methods)):
+        got = f"the class {resolver.__name__}" if isinstance(resolver, type) else None
+        raise TypeError(
+            "resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
+            f"{got or type(resolver).__name__}; a factory belongs into grpclb.register_resolver"
+        )
+
+
 def _check_compression(compression: object) -> None:
     if compression is not None and compression not in tuple(grpc.Compression):
         names = ", ".join(c.name for c in grpc.Compression)
@@ -154,7 +162,13 @@ def _default_policy(options: ChannelOptions) -> PolicyConfig:
             f"channel option 'grpc.lb_policy_name': unknown policy {name!r}; "
             f"known: {', '.join(sorted(POLICIES))}{hint}"
         )
-    return PolicyConfig(policy, policy.parse_config({}))
+    try:
+        return PolicyConfig(policy, policy.parse_config({}))
+    except ValueError as error:
+        raise ValueError(
+            f"channel option 'grpc.lb_policy_name': {name} needs a config, which only a service "
+            f"config can give it: {error}"
+        ) from error
 
 
 def _try_factory(spec: ChannelSpec) -> None:
