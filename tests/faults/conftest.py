@@ -1,8 +1,8 @@
 """The fault tests' fixtures; the long ones under integration/ use them, too."""
 
 from tests.faults.fixtures import (  # noqa: F401
-    all_backends,
     aio_loop,
+    all_backends,
     connect,
     connect_aio,
     connect_sync,

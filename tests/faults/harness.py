@@ -208,6 +208,11 @@ def states(client: Client) -> list[str]:
     return [s["state"] for s in snapshot(client)["subchannels"] if not s["removed"]]
 
 
+def held(client: Client) -> list[str]:
+    """The addresses that the policy holds."""
+    return [s["address"] for s in snapshot(client)["subchannels"] if not s["removed"]]
+
+
 def wait_ready(client: Client, count: int, timeout: float = 10.0) -> None:
     """Connect, and wait until so many backends are READY."""
 

@@ -10,11 +10,13 @@ from grpclb.testing import ManualResolver
 from tests.faults.fixtures import Launch, LogGuard
 from tests.faults.harness import (
     PLAIN_ROUND_ROBIN,
+    Client,
     Connect,
     calls_on,
     established,
     eventually,
     failures,
+    held,
     states,
     target_of,
     wait_ready,
@@ -26,14 +28,21 @@ pytestmark = pytest.mark.slow
 SOME_WORK = {"metadata": steer(delay_ms=20), "timeout": 10}
 
 
-def roll(old: list[Backend], launch: Launch, resolver: ManualResolver | None) -> list[Backend]:
-    """Replace every backend by one on a new port, each stopped gracefully."""
+def roll(
+    client: Client, old: list[Backend], launch: Launch, resolver: ManualResolver | None
+) -> list[Backend]:
+    """Replace every backend by one on a new port, each stopped gracefully.
+
+    As an orchestrator does: the endpoint leaves the list, then the server is told to stop. A
+    grpcio server cancels those RPCs that arrive while it begins to stop, whoever the client is.
+    """
     serving = list(old)
     for backend in old:
         (new,) = launch("new")
         serving = [new if b is backend else b for b in serving]
         if resolver is not None:
             resolver.update([b.address for b in serving])
+            eventually(lambda gone=backend: gone.address not in held(client))
         backend.stop(5)
     return serving
 
@@ -44,7 +53,7 @@ def test_a_rolling_restart_loses_no_rpc(connect: Connect, launch: Launch) -> Non
     client = connect("manual:///api", resolver=resolver)
     with client.load(8, **SOME_WORK) as load:
         load.wait(50)
-        new = roll(old, launch, resolver)
+        new = roll(client, old, launch, resolver)
         load.wait(50)
     assert load.failures == []
     assert min(calls_on(new)) > 10
@@ -57,7 +66,7 @@ def test_control_a_list_that_nobody_updates_does_not_survive(
     client = connect(target_of(old), plain=True, options=PLAIN_ROUND_ROBIN)
     with client.load(8, **SOME_WORK) as load:
         load.wait(50)
-        roll(old, launch, None)
+        roll(client, old, launch, None)
         load.wait(50)
     assert load.codes["UNAVAILABLE"] > 10
 
