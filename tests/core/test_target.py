@@ -195,7 +195,8 @@ def grpcio() -> Iterator[Any]:
         def send(form: str) -> tuple[str, str]:
             target = form.replace("PORT", str(port)).replace("SOCK", str(path).replace(" ", "%20"))
             with grpc.insecure_channel(target) as channel:
-                channel.unary_unary("/s/m")(b"", timeout=10)
+                call: Any = channel.unary_unary("/s/m")
+                call(b"", timeout=10)
             return target, handler.seen.pop()
 
         yield send
