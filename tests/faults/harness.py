@@ -337,7 +337,8 @@ class AioClient:
 
         async def work() -> None:
             for _ in left:
-                results.append(await self._call(ECHO, b"x", arguments))
+                result = await self._call(ECHO, b"x", arguments)
+                results.append(result)
 
         async def all_of_them() -> None:
             await asyncio.gather(*(work() for _ in range(workers)))
@@ -440,6 +441,10 @@ class Connect:
             client = AioClient(self.loop.call(lambda: factory(*given, **arguments)), self.loop)
         self._clients.append(client)
         return client
+
+    def forget(self, client: Client) -> None:
+        """Do not close it, nor keep it alive."""
+        self._clients = [c for c in self._clients if c is not client]
 
     def close(self) -> None:
         """Close what was opened; harmless for what is closed already."""
