@@ -115,12 +115,16 @@ class ChannelOptions:
 
 
 def parse_options(options: Sequence[Option] | None) -> ChannelOptions:
-    """Check all options. Raises TypeError or ValueError that names the bad one."""
+    """Check all options. Raises what grpcio would (TypeError, ValueError, OverflowError), with
+    a message that names the bad one.
+    """
     values: dict[str, Any] = {}
     passed: list[Option] = []
-    if isinstance(options, (str, bytes, Mapping)) or not isinstance(options or (), Iterable):
-        kind = type(options).__name__
-        raise TypeError(f"options must be a list of (key, value) pairs, got {kind}")
+    expected = "options must be a list of (key, value) pairs, got "
+    if not isinstance(options or (), Iterable):
+        raise TypeError(expected + type(options).__name__)
+    if isinstance(options, (str, bytes, Mapping)):
+        raise ValueError(expected + type(options).__name__)
     for index, pair in enumerate(options or ()):
         key, value = _checked_pair(index, pair)
         if key.startswith("grpclb."):
@@ -162,8 +166,10 @@ def subchannel_options(
 
 def _checked_pair(index: int, pair: object) -> Option:
     where = f"channel option {index}"
-    if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence):
+    if not isinstance(pair, Sequence):
         raise TypeError(f"{where}: expected a (key, value) pair, got {pair!r}")
+    if isinstance(pair, (str, bytes)):
+        raise ValueError(f"{where}: expected a (key, value) pair, got {pair!r}")
     if len(pair) != 2:
         raise ValueError(f"{where}: expected a (key, value) pair, got {len(pair)} items: {pair!r}")
     key, value = pair
@@ -178,7 +184,7 @@ def _checked_pair(index: int, pair: object) -> Option:
 def _check_value(key: str, value: object) -> None:
     if isinstance(value, int):
         if not -(2**31) <= value < 2**31:
-            raise ValueError(f"channel option {key!r}: {value} does not fit into 32 bits")
+            raise OverflowError(f"channel option {key!r}: {value} does not fit into 32 bits")
     # grpcio takes whatever else has __int__ for the address of a C object, a float too.
     elif not isinstance(value, (str, bytes)) and (
         isinstance(value, (float, Number)) or not hasattr(value, "__int__")
