@@ -9,7 +9,7 @@ import grpc
 from tests.parity.harness import KINDS, World, row, stub
 from tests.parity.observe import attempting, report
 from tests.parity.proxy import Relay
-from tests.parity.sync_options import BAD_OPTIONS, Plugin
+from tests.parity.sync_options import BAD_OPTIONS, OPTIONS_BY_DESIGN, Plugin
 from tests.support.backend import steer
 
 REPORT = steer(report=True)
@@ -53,7 +53,7 @@ async def _(world: World) -> Any:
         return await _told(channel)
 
 
-@row("aio: options of all sorts", by_design={"text": "grpclb names the option"})
+@row("aio: options of all sorts", by_design=OPTIONS_BY_DESIGN)
 async def _(world: World) -> Any:
     async def use(options: Any) -> Any:
         async with world.aio(options=options) as channel:
