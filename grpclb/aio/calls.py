@@ -47,8 +47,6 @@ class _MultiCallable:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
-        if self._engine.closed:
-            raise grpc.aio.UsageError("Channel is closed.")
         if credentials is not None and self._engine.credentials is None:
             raise grpc.aio.UsageError(INSECURE_CREDENTIALS)
         arguments = CallArguments(
@@ -60,6 +58,8 @@ class _MultiCallable:
 
     def _send(self, method: MethodHandle, arguments: CallArguments) -> ClientCall:
         engine = self._engine
+        if engine.closed:
+            raise grpc.aio.UsageError("Channel is closed.")
         config = engine.slot.current.config
         if config is not EMPTY:
             timeout, wait_for_ready = method.config(config).applied(
