@@ -31,7 +31,7 @@ def factory(target: Target, context: ResolverContext) -> StaticResolver:
     addresses = tuple(dict.fromkeys(_addresses(target)))
     noun = "address" if len(addresses) == 1 else "addresses"
     return StaticResolver(
-        ResolverState.of(addresses, note=f"{target} names {len(addresses)} {noun}")
+        ResolverState.of(addresses, note=f"{target} resolved {len(addresses)} {noun}")
     )
 
 

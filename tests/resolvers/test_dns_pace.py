@@ -191,12 +191,12 @@ def test_a_rejected_list_is_looked_up_again_with_backoff() -> None:
 def test_a_good_answer_is_reported_with_a_note() -> None:
     (state,) = Scene(lambda number: found(7)).play(until=1).states
     assert state.endpoints == (Endpoint.of("10.0.0.1:80"),)
-    assert state.note == "dns:///api resolved 1 address, TTL 7 s"
+    assert state.note == "dns:///api resolved 1 address (TTL 7 s)"
 
 
 def test_an_answer_of_the_hosts_file_has_no_ttl() -> None:
     (state,) = Scene(lambda number: found(float("inf"))).play(until=1).states
-    assert state.note == "dns:///api resolved 1 address from the hosts file"
+    assert state.note == "dns:///api resolved 1 address (hosts file)"
 
 
 @pytest.mark.parametrize(("failure", "negative"), [(NXDOMAIN, True), (SERVFAIL, False)])
@@ -208,8 +208,7 @@ def test_a_failure_is_reported_and_says_whether_the_name_is_gone(
     assert bool(state.attributes.get("dns.negative")) is negative
 
 
-def test_a_config_from_txt_is_marked_as_a_stranger_s() -> None:
+def test_a_config_from_txt_goes_with_the_addresses() -> None:
     answer = Found((Endpoint.of("10.0.0.1:80"),), 7, {"methodConfig": []})
     (state,) = Scene(lambda number: answer).play(until=1).states
     assert state.service_config == {"methodConfig": []}
-    assert state.attributes["service_config.untrusted"] is True

@@ -52,7 +52,7 @@ def test_the_addresses_are_reported_once_each_an_endpoint(text: str, addresses: 
 
 def test_the_note_counts() -> None:
     (state,) = resolve("ipv4:10.0.0.2:80,10.0.0.1:81")
-    assert state.note == "ipv4:10.0.0.2:80,10.0.0.1:81 names 2 addresses"
+    assert state.note == "ipv4:10.0.0.2:80,10.0.0.1:81 resolved 2 addresses"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def build(
     server = _server(target)
     name, given_port = split_host_port(target.endpoint, f"target {target.text!r}")
     number = given_port or context.default_port
-    if fixed := _fixed(name, number):
+    if fixed := _fixed(target.text, name, number):
         return StaticResolver(fixed)
     _check_name(target, name)
     srv = srv_domain(name) is not None
@@ -93,15 +93,17 @@ def _server(target: Target) -> Server | None:
     return Server(host, port or PORT)
 
 
-def _fixed(name: str, port: int) -> ResolverState | None:
+def _fixed(text: str, name: str, port: int) -> ResolverState | None:
     """What needs no look-up: an address, or this machine (RFC 6761)."""
     if _is_ip(name):
-        return ResolverState.of([Address.ip(own_host(name), port)], note=f"{name} is an address")
+        return ResolverState.of(
+            [Address.ip(own_host(name), port)], note=f"{text} resolved 1 address"
+        )
     bare = name.lower().rstrip(".")
     if bare == "localhost" or bare.endswith(".localhost"):
         # One endpoint: these are two ways to the same server.
         both = Endpoint.of(Address.ip("127.0.0.1", port), Address.ip("::1", port))
-        return ResolverState((both,), note=f"{name} is this machine")
+        return ResolverState((both,), note=f"{text} resolved 1 endpoint")
     return None
 
 

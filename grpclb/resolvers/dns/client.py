@@ -76,11 +76,10 @@ class Client:
         for attempt in range(conf.attempts):
             for index, server in enumerate(tuple(servers)):
                 left = (conf.attempts - attempt) * len(servers) - index
-                budget = min(conf.timeout, (deadline - _now()) / max(left, 1))
-                try:
-                    async with asyncio.timeout(budget):
-                        outcome = await _ask_server(server, name, rdtype, tcp=conf.tcp)
-                except TimeoutError:
+                share = min(conf.timeout, (deadline - _now()) / max(left, 1))
+                patience = _Patience(share, deadline)
+                outcome = await _ask_server(server, name, rdtype, patience, tcp=conf.tcp)
+                if outcome is None:
                     problems[server] = f"no answer from {server}"
                     continue
                 if not isinstance(outcome, Failure):
@@ -90,13 +89,27 @@ class Client:
         return Failure("; ".join(problems.values()))
 
 
-async def _ask_server(server: Server, name: str, rdtype: str, *, tcp: bool) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long to wait for one message: `share` seconds, and never beyond `deadline`."""
+
+    share: float
+    deadline: float
+
+    def limit(self) -> asyncio.Timeout:
+        return asyncio.timeout_at(min(_now() + self.share, self.deadline))
+
+
+async def _ask_server(
+    server: Server, name: str, rdtype: str, patience: _Patience, *, tcp: bool
+) -> Outcome | None:
+    """One try; None if the server keeps silent."""
     try:
-        reply = await _query(server, name, rdtype, tcp=tcp)
+        reply = await _query(server, name, rdtype, patience, tcp=tcp)
     except MalformedError as error:
         return Failure(f"{error} from {server}")
-    except TimeoutError:  # the kernel's, of a TCP connection
-        return Failure(f"no answer from {server}")
+    except TimeoutError:
+        return None
     except OSError as error:
         return Failure(f"{server}: {error.strerror or error}")
     if reply.rcode == "NXDOMAIN":
@@ -108,15 +121,19 @@ async def _ask_server(server: Server, name: str, rdtype: str, *, tcp: bool) -> O
     return Answer(reply.records, reply.ttl, reply.glue)
 
 
-async def _query(server: Server, name: str, rdtype: str, *, tcp: bool) -> Reply:
+async def _query(
+    server: Server, name: str, rdtype: str, patience: _Patience, *, tcp: bool
+) -> Reply:
     query = Query.make(name, rdtype)
-    reply = await _reply(server, query, tcp=tcp)
+    reply = await _reply(server, query, patience, tcp=tcp)
     if reply.rcode in _NO_EDNS:
         query = Query.make(name, rdtype, edns=False)
-        reply = await _reply(server, query, tcp=tcp)
+        reply = await _reply(server, query, patience, tcp=tcp)
     if reply.truncated and not tcp:
         try:
-            reply = await _reply(server, query, tcp=True)
+            reply = await _reply(server, query, patience, tcp=True)
+        except TimeoutError:
+            raise OSError(None, "truncated answer, and then no answer over TCP") from None
         except OSError as error:
             raise OSError(
                 error.errno, f"truncated answer, and then over TCP: {error.strerror or error}"
@@ -126,8 +143,10 @@ async def _query(server: Server, name: str, rdtype: str, *, tcp: bool) -> Reply:
     return reply
 
 
-async def _reply(server: Server, query: Query, *, tcp: bool) -> Reply:
-    wire = await exchange(server, query, tcp=tcp)
+async def _reply(server: Server, query: Query, patience: _Patience, *, tcp: bool) -> Reply:
+    async with patience.limit():
+        wire = await exchange(server, query, tcp=tcp)
+    # Parsing is not the server's time: an answer that took long to parse is still an answer.
     if len(wire) <= UDP_PAYLOAD:
         return decode(wire, query.rdtype)
     return await off_loop(functools.partial(decode, wire, query.rdtype))

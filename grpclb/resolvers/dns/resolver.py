@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # For the channel: the name itself is gone, rather than the way to its server (FIGURES S3).
 _NEGATIVE: Mapping[str, Any] = MappingProxyType({"dns.negative": True})
-# For the channel: a config from TXT records may set neither timeouts nor retries by itself.
-_UNTRUSTED: Mapping[str, Any] = MappingProxyType({"service_config.untrusted": True})
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class DnsResolver:
@@ -78,14 +78,12 @@ class DnsResolver:
     def _state(self, result: Found | Missing) -> ResolverState:
         if isinstance(result, Missing):
             status = Status.unavailable(f"{self._target}: {result.details}")
-            return ResolverState(status, attributes=_NEGATIVE if result.negative else {})
+            return ResolverState(status, attributes=_NEGATIVE if result.negative else _NOTHING)
         count = len(result.endpoints)
         noun = "address" if count == 1 else "addresses"
-        life = f", TTL {result.ttl:.0f} s" if result.ttl < float("inf") else " from the hosts file"
-        untrusted = result.service_config is not None
+        life = f"TTL {result.ttl:.0f} s" if result.ttl < float("inf") else "hosts file"
         return ResolverState(
             result.endpoints,
             result.service_config,
-            attributes=_UNTRUSTED if untrusted else {},
-            note=f"{self._target} resolved {count} {noun}{life}",
+            note=f"{self._target} resolved {count} {noun} ({life})",
         )
