@@ -30,7 +30,7 @@ from grpclb.aio.errors import (
 )
 from grpclb.aio.pick import pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
-from grpclb.control.failures import never_left
+from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
 from grpclb.core.balancer import CallOutcome, Pick, PickInfo
 from grpclb.core.status import Status
@@ -437,7 +437,7 @@ def _ended(
     code = _known(inner.code())
     if pick.on_done is not None:
         trailing = _known(inner.trailing_metadata())
-        pick.on_done(CallOutcome(code, tuple(trailing or ())))
+        tell(pick, CallOutcome(code, tuple(trailing or ())))
     if code is grpc.StatusCode.UNAVAILABLE:
         transport.check()
     call = reference()

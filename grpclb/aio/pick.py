@@ -10,13 +10,13 @@ import grpc
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import CHANNEL_CLOSED
 from grpclb.aio.subchannel import AioTransport
-from grpclb.control.failures import picker_raised
+from grpclb.control.failures import picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import SHUTDOWN
 from grpclb.core.status import Status
 
-_STALE_PICKS = 8  # picks whose backend turned out not to be ready, before waiting for news
+_STALE_PICKS = range(8)  # picks whose backend turned out not to be ready, before waiting for news
 _STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
 _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
 
@@ -32,7 +32,7 @@ def pick_now(published: Published, info: PickInfo) -> PickResult | None:
     An RPC given to a channel that is connecting would be queued inside C-core, where it cannot
     be taken back; so the state is read once more just before.
     """
-    for _ in range(_STALE_PICKS):
+    for _ in _STALE_PICKS:
         try:
             result = published.picker.pick(info)
         except Exception as error:
@@ -42,8 +42,7 @@ def pick_now(published: Published, info: PickInfo) -> PickResult | None:
         transport = transport_of(result)
         if transport.ready():
             return result
-        if result.on_done is not None:
-            result.on_done(_NEVER_SENT)
+        tell(result, _NEVER_SENT)
         asyncio.get_running_loop().call_soon(transport.check)
     return None
 

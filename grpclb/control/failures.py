@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from time import monotonic
+
 from grpc import StatusCode
 
-from grpclb.core.balancer import Fail
+from grpclb.core.balancer import CallOutcome, Fail, Pick
 from grpclb.core.status import Status
+
+_LOG = logging.getLogger("grpclb.policy")
+_EVERY = 60.0  # seconds between two lines about a policy whose `on_done` raises
+_last_complaint = float("-inf")
 
 # Details that C-core gives an RPC for which there was no connection. Measured on grpcio 1.80 to
 # 1.85; `tests/sync/test_grpcio_contract.py` watches them.
@@ -26,6 +33,20 @@ def connection_error(code: StatusCode | None, details: str | None, uri: str) -> 
         return None
     reason = details.partition("last error: ")[2] or details
     return reason.removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ").removeprefix(f"{uri}: ")
+
+
+def tell(pick: Pick, outcome: CallOutcome) -> None:
+    """Tell the policy how an attempt ended. Its mistake is logged, and is no RPC's. Any thread."""
+    global _last_complaint
+    if pick.on_done is None:
+        return
+    try:
+        pick.on_done(outcome)
+    except Exception:
+        now = monotonic()
+        if now - _last_complaint >= _EVERY:
+            _last_complaint = now
+            _LOG.exception("%s: the policy's on_done raised", pick.subchannel.address)
 
 
 def picker_raised(error: Exception) -> Fail:

@@ -15,7 +15,7 @@ import grpc
 
 from grpclb.control.arguments import check_message, check_metadata
 from grpclb.control.channel_core import call_threadsafe
-from grpclb.control.failures import never_left
+from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
 from grpclb.core.balancer import CallOutcome, Pick, PickInfo
 from grpclb.core.status import Status
@@ -157,8 +157,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             )
         except BaseException as error:
             transport.calls.pop()
-            if pick.on_done is not None:
-                pick.on_done(_DROPPED)
+            tell(pick, _DROPPED)
             if isinstance(error, ValueError) and transport.closed and not self._engine.closed:
                 self._look()
                 return
@@ -394,12 +393,11 @@ def _ended(reference: weakref.ref[ClientCall], pick: Pick, transport: SyncTransp
     call = reference()
     inner = None if call is None or call._pick is not pick else call._inner
     if call is None or inner is None:
-        if pick.on_done is not None:
-            pick.on_done(_DROPPED)
+        tell(pick, _DROPPED)
         return
     code = inner.code()
     if pick.on_done is not None:
-        pick.on_done(CallOutcome(code, inner.trailing_metadata() or ()))
+        tell(pick, CallOutcome(code, inner.trailing_metadata() or ()))
     if code is grpc.StatusCode.UNAVAILABLE:
         call._engine.suspect(transport)
     if call._settle(inner) and code is not grpc.StatusCode.OK:

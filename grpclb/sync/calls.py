@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from grpclb.control.failures import never_left
+from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
 from grpclb.core.balancer import CallOutcome, Pick, PickInfo
 from grpclb.core.service_config import EMPTY
@@ -24,6 +24,7 @@ from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for
 from grpclb.sync.requests import Requests
 
 _OK = CallOutcome(grpc.StatusCode.OK)
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
 
 
 class _MultiCallable:
@@ -75,15 +76,16 @@ class _MultiCallable:
                     pick = None
                     continue
                 raise
-            except ValueError:
-                if transport.closed and not engine.closed:
+            except BaseException as error:  # a wrong argument; Ctrl-C; a subchannel just closed
+                tell(pick, _DROPPED)
+                if isinstance(error, ValueError) and transport.closed and not engine.closed:
                     pick = None  # closed between the pick and the call
                     continue
                 raise
             finally:
                 transport.calls.pop()
             if pick.on_done is not None:
-                pick.on_done(_OK)
+                tell(pick, _OK)
             return result
 
     def _went_nowhere(self, pick: Pick, error: Any) -> bool:
@@ -91,7 +93,7 @@ class _MultiCallable:
         code = error.code()
         transport = transport_of(pick)
         if pick.on_done is not None:
-            pick.on_done(CallOutcome(code, error.trailing_metadata() or ()))
+            tell(pick, CallOutcome(code, error.trailing_metadata() or ()))
         if code is grpc.StatusCode.UNAVAILABLE:
             self._engine.suspect(transport)
             if never_left(code, error.details()):

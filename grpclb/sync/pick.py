@@ -7,7 +7,7 @@ from time import monotonic
 
 import grpc
 
-from grpclb.control.failures import picker_raised
+from grpclb.control.failures import picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import SHUTDOWN
@@ -16,7 +16,7 @@ from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CHANNEL_CLOSED, RpcFailure
 from grpclb.sync.subchannel import SyncTransport
 
-_STALE_PICKS = 8  # picks whose backend turned out not to be ready, before waiting for news
+_STALE_PICKS = range(8)  # picks whose backend turned out not to be ready, before waiting for news
 _STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
 _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
 
@@ -32,7 +32,7 @@ def pick_now(engine: Engine, published: Published, info: PickInfo) -> PickResult
     An RPC given to a channel that is connecting would be queued inside C-core, where it cannot
     be taken back; so the state is read once more just before.
     """
-    for _ in range(_STALE_PICKS):
+    for _ in _STALE_PICKS:
         try:
             result = published.picker.pick(info)
         except Exception as error:
@@ -42,8 +42,7 @@ def pick_now(engine: Engine, published: Published, info: PickInfo) -> PickResult
         transport = transport_of(result)
         if transport.ready():
             return result
-        if result.on_done is not None:
-            result.on_done(_NEVER_SENT)
+        tell(result, _NEVER_SENT)
         engine.suspect(transport)
     return None
 

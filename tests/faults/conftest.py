@@ -9,5 +9,5 @@ from tests.faults.fixtures import (  # noqa: F401
     fleet,
     launch,
     logs,
-    nothing_left,
+    no_task_on_the_aio_loop,
 )

@@ -7,10 +7,8 @@ import contextlib
 import gc
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterator
 
-import psutil
 import pytest
 
 from tests.faults.harness import AioLoop, Connect, eventually
@@ -80,53 +78,33 @@ def launch() -> Iterator[Launch]:
 
 
 class LogGuard(logging.Handler):
-    """Collects what grpclb logs at WARNING and above."""
+    """What grpclb logs at WARNING and above; `tests.conftest` fails a test that expects none."""
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
-        self._expected: list[str] = []
+        self.expect = announce
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(f"{record.name} {record.levelname} {record.getMessage()}")
 
-    def expect(self, pattern: str) -> None:
-        """Lines that match this are part of the test."""
-        self._expected.append(pattern)
-
     def matching(self, pattern: str) -> list[str]:
         return [line for line in self.lines if re.search(pattern, line)]
 
-    @property
-    def unexpected(self) -> list[str]:
-        return [x for x in self.lines if not any(re.search(p, x) for p in self._expected)]
 
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[LogGuard]:
-    """Fails the test for a warning of grpclb's that it does not `expect`."""
-    guard, logger = LogGuard(), logging.getLogger("grpclb")
+@pytest.fixture
+def logs(expect_log: Callable[[str], None]) -> Iterator[LogGuard]:
+    """Collects grpclb's warnings; `expect` announces those that belong to the test."""
+    guard, logger = LogGuard(expect_log), logging.getLogger("grpclb")
     logger.addHandler(guard)
     yield guard
     logger.removeHandler(guard)
-    assert guard.unexpected == []
-
-
-def _threads() -> set[threading.Thread]:
-    return set(threading.enumerate())
-
-
-def _connections() -> set[tuple[int, int]]:
-    found = psutil.Process().net_connections("inet")
-    return {(c.fd, c.raddr.port) for c in found if c.raddr}
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(aio_loop: AioLoop, logs: LogGuard) -> Iterator[None]:
-    """Fails the test if it leaves a thread, a connection or a task behind."""
-    threads, connections, tasks = _threads(), _connections(), aio_loop.tasks()
+def no_task_on_the_aio_loop(aio_loop: AioLoop) -> Iterator[None]:
+    """As `nothing_left_behind`, for the loop of the aio clients, which outlives the test."""
+    tasks = aio_loop.tasks()
     yield
     gc.collect()
-    eventually(lambda: _threads() <= threads, 3, "threads ended")
-    eventually(lambda: _connections() <= connections, 3, "connections closed")
     eventually(lambda: aio_loop.tasks() <= tasks, 3, f"tasks: {asyncio.all_tasks(aio_loop.loop)}")

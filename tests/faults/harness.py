@@ -96,6 +96,12 @@ class AioLoop:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="test-aio", daemon=True)
         self._thread.start()
+        self.run(self._keep_engine())
+
+    async def _keep_engine(self) -> None:
+        # grpc.aio's poller lives while any object of it does; here it does all the time, so that
+        # its descriptors are no news to the guards.
+        self._engine = grpc.aio.insecure_channel("ipv4:127.0.0.1:9")
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -123,6 +129,7 @@ class AioLoop:
         return sum(not task.done() for task in asyncio.all_tasks(self.loop))
 
     def close(self) -> None:
+        self.run(self._engine.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
         self.loop.close()

@@ -1,6 +1,6 @@
 """close() in every state gives everything back: FIGURES F46, F47; promises P6 and P7.
 
-That no thread, connection or task is left, the fixture `nothing_left` checks after every test.
+That no thread, descriptor or task is left, autouse fixtures check after every test.
 """
 
 from __future__ import annotations

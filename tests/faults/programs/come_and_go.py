@@ -18,6 +18,10 @@ from tests.faults.harness import ECHO
 _WARM_UP = 20  # rounds before the first figures, so that lazy parts and caches are in place
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
 def figures() -> tuple[int, int, int]:
     """Python threads, threads of the process, descriptors."""
     process = psutil.Process()
@@ -25,7 +29,7 @@ def figures() -> tuple[int, int, int]:
 
 
 def settled() -> tuple[int, int, int]:
-    """The figures once they have stood still for a while: C-core closes things in the background."""
+    """The figures once they stand still: C-core closes things in the background."""
     seen, since = figures(), time.monotonic()
     end = since + 5
     while time.monotonic() < min(since + 0.5, end):
@@ -38,7 +42,7 @@ def settled() -> tuple[int, int, int]:
 def judge(before: tuple[int, int, int], rss: int, rounds: int) -> int:
     after = settled()
     grown = psutil.Process().memory_info().rss - rss
-    print(f"threads, OS threads, descriptors: {before} -> {after}; {grown / 2**20:.1f} MB grown")
+    say(f"threads, OS threads, descriptors: {before} -> {after}; {grown / 2**20:.1f} MB grown")
     # OS threads belong to C-core's pool, which grows and shrinks as it likes, to a bound.
     same = (before[0], before[2]) == (after[0], after[2])
     return int(not same or after[1] > before[1] + 4 or grown > rounds * 2**20 / 10)
@@ -63,7 +67,7 @@ async def aio(target: str, rounds: int) -> int:
     before, rss, tasks = settled(), psutil.Process().memory_info().rss, len(asyncio.all_tasks())
     await rounds_of(rounds)
     left = len(asyncio.all_tasks()) - tasks
-    print(f"tasks left: {left}")
+    say(f"tasks left: {left}")
     return judge(before, rss, rounds) or left
 
 
