@@ -82,6 +82,16 @@ def shown(state: ResolverState) -> list[str] | str:
     return [str(endpoint) for endpoint in state.endpoints]
 
 
+async def soon(following: Any, expected: list[str] | str) -> ResolverState:
+    """The first state that shows `expected`; a busy machine may miss the short time-out before."""
+    for _ in range(4):
+        state: ResolverState = await following()
+        if shown(state) == expected:
+            break
+    assert shown(state) == expected
+    return state
+
+
 # ---- good answers
 
 
@@ -155,6 +165,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "details", "negative"), FAULTS, ids=lambda value: getattr(value, "name", None)
 )
@@ -166,22 +177,21 @@ async def test_a_fault_is_named_with_its_server_before_and_after_a_good_answer(
         f"{target}: {details.replace('SERVER', server.authority)} (asked A and AAAA of {NAME})"
     )
     async with states_of(target, FAST) as following:
-        assert shown(await following()) == ["127.0.0.1:80", "127.0.0.2:80"]
+        await soon(following, ["127.0.0.1:80", "127.0.0.2:80"])
         server.fault(NAME, fault)
-        state = await following()
-        while not isinstance(state.endpoints, Status):  # a look-up that was under way
-            state = await following()
-        assert shown(state) == expected
+        state = await soon(following, expected)
         assert bool(state.attributes.get("dns.negative")) is negative
     started = time.monotonic()
-    assert shown(await first(target, FAST)) == expected
+    async with states_of(target, FAST) as following:
+        await soon(following, expected)
     if "no answer" in details:
         assert time.monotonic() - started >= 0.29, "gave up before resolve_timeout"
 
 
+@pytest.mark.slow
 async def test_a_fault_that_ends_is_recovered_from(server: DnsServer) -> None:
     server.fault(NAME, Fault.SERVFAIL, rdtype="A", times=1)
-    async with states_of(f"dns://{server.authority}/{NAME}:80", FAST) as following:
+    async with states_of(f"dns://{server.authority}/{NAME}:80") as following:
         assert "SERVFAIL" in shown(await following())
         assert shown(await following()) == ["127.0.0.1:80", "127.0.0.2:80"]
     assert len(server.queries(NAME, "A")) == 2
@@ -193,9 +203,10 @@ async def test_a_server_that_cannot_read_edns_is_asked_without(server: DnsServer
     assert shown(state) == ["127.0.0.1:80", "127.0.0.2:80"]
 
 
+@pytest.mark.slow
 async def test_one_lost_datagram_costs_a_try_not_the_look_up(server: DnsServer) -> None:
     server.fault(NAME, Fault.DROP, rdtype="A", times=1)
-    state = await first(f"dns://{server.authority}/{NAME}:80", {"grpclb.dns_timeout_ms": 600})
+    state = await first(f"dns://{server.authority}/{NAME}:80", {"grpclb.dns_timeout_ms": 1_200})
     assert shown(state) == ["127.0.0.1:80", "127.0.0.2:80"]
 
 
@@ -249,6 +260,7 @@ async def test_a_changed_resolv_conf_counts_from_the_next_look_up_on(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2 to be up")
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Fault.DROP, Fault.SERVFAIL])
 async def test_the_second_server_answers_when_the_first_does_not(
     server: DnsServer, tmp_path: Path, fault: Fault
@@ -259,7 +271,7 @@ async def test_the_second_server_answers_when_the_first_does_not(
     with DnsServer("127.0.0.2", server.port) as second:
         second.set(NAME, "A", "127.0.0.9")
         machine: dict[str, Any] = {"resolv_conf": str(conf), "port": server.port}
-        state = await first(f"dns:///{NAME}:80", {"grpclb.dns_timeout_ms": 1_000}, **machine)
+        state = await first(f"dns:///{NAME}:80", {"grpclb.dns_timeout_ms": 2_000}, **machine)
     assert shown(state) == ["127.0.0.9:80"]
 
 
