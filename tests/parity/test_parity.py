@@ -27,6 +27,12 @@ for _source in (
 
 # A sync call whose requests are of a wrong type ends a thread of grpcio's with its exception.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.grpcio_leaks("a connection for each refused metadata and single-threaded stream")
+@pytest.mark.expect_log(
+    "Exception serializing message!",
+    "Exception in a callback of an RPC",
+    "Exception in a connectivity callback",
+)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_caller_cannot_tell_grpclb_from_grpcio(row: Row, place: Place) -> None:
     expected = row.observe(World(plain(), place))

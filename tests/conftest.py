@@ -1,0 +1,155 @@
+"""What every test must leave behind: nothing.
+
+A test fails that leaves a thread of grpclb's, a task of its own loop, a socket, pipe or file, or
+that has grpclb log a warning which it did not announce:
+
+    @pytest.mark.expect_log("the resolver raised")     # regular expressions, found anywhere
+    def test_...(): ...
+
+    def test_...(expect_log): expect_log("no answer"); ...
+
+Announcing a record allows it; where it is the point of the test, assert it with `caplog`. A test
+that makes grpcio itself keep connections is marked `grpcio_leaks`, with the reason. Warnings and
+exceptions that nobody could catch are errors by pytest's own settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_GRACE = 2.0  # seconds for what ends a moment after the test; without a leak nothing waits
+_FDS = Path("/proc/self/fd")
+# Descriptors that gRPC's and Python's own machinery opens once, at first use, and keeps.
+_PROCESS_WIDE = ("anon_inode:", "/dev/", "/proc/", "/sys/")
+
+
+class _Records(logging.Handler):
+    """Collects what a test may have to answer for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+_RECORDS = _Records()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in (
+        "expect_log(*patterns): warnings of grpclb's that the test is allowed to cause",
+        "grpcio_leaks(reason): grpcio itself keeps descriptors after what the test does",
+    ):
+        config.addinivalue_line("markers", marker)
+    logging.getLogger("grpclb").addHandler(_RECORDS)
+    logging.getLogger("asyncio").addHandler(_RECORDS)
+
+
+@pytest.fixture
+def expect_log(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Announce a warning from within a test."""
+
+    def announce(pattern: str) -> None:
+        request.node.add_marker(pytest.mark.expect_log(pattern))
+
+    return announce
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    threads, descriptors = _threads(), _descriptors()
+    _RECORDS.records.clear()
+    if asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("no_task_left_behind")
+    yield
+    for record in (*_RECORDS.records, *caplog.get_records("call")):
+        record.exc_info = None  # its frames hold channels; the text is kept
+    leaks = _leaked_threads(threads)
+    if request.node.get_closest_marker("grpcio_leaks") is None:
+        leaks += _leaked_descriptors(descriptors)
+    leaks += _unannounced(request.node)
+    if leaks:
+        pytest.fail("left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """The tasks of an async test's loop; used by `nothing_left_behind`."""
+    before = asyncio.all_tasks()
+    yield
+    mine = asyncio.current_task()
+    end = time.monotonic() + _GRACE
+    while left := [t for t in asyncio.all_tasks() - before if t is not mine]:
+        if time.monotonic() > end:
+            pytest.fail("tasks left behind:\n  " + "\n  ".join(map(repr, left)), pytrace=False)
+        await asyncio.sleep(0.002)
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("grpclb")}
+
+
+def _leaked_threads(before: set[threading.Thread]) -> list[str]:
+    left = _after_grace(lambda: _threads() - before)
+    return [f"thread {t.name}" for t in left]
+
+
+def _descriptors() -> set[str]:
+    """Open sockets, pipes and files by their identity, as a number is soon taken again."""
+    found = set()
+    for number in os.listdir(_FDS) if _FDS.exists() else ():
+        try:
+            name = os.readlink(_FDS / number)
+        except OSError:  # the one of the listing itself
+            continue
+        if not name.startswith(_PROCESS_WIDE):
+            found.add(name)
+    return found
+
+
+def _leaked_descriptors(before: set[str]) -> list[str]:
+    left = _after_grace(lambda: _descriptors() - before)
+    if not left:
+        return []
+    numbers = {os.readlink(_FDS / n): int(n) for n in os.listdir(_FDS) if (_FDS / n).exists()}
+    connections = {c.fd: c for c in psutil.Process().net_connections("all")}
+    return [f"descriptor {name}: {connections.get(numbers.get(str(name)))}" for name in left]
+
+
+def _after_grace(look: Callable[[], set[object]]) -> list[object]:
+    left = look()
+    if left:
+        gc.collect()  # what was dropped without close() is given back by its finalizer
+    end = time.monotonic() + _GRACE
+    while left and time.monotonic() < end:
+        time.sleep(0.01)
+        left = look()
+    return sorted(left, key=str)
+
+
+def _unannounced(test: pytest.Item) -> list[str]:
+    announced = [p for mark in test.iter_markers("expect_log") for p in mark.args]
+    lines = []
+    for record in _RECORDS.records:
+        text = record.getMessage()
+        of_asyncio = record.name.startswith("asyncio")
+        if of_asyncio and record.levelno < logging.ERROR:
+            continue
+        if not any(re.search(pattern, text) for pattern in announced):
+            lines.append(f"{record.levelname} {record.name}: {text}")
+    return lines
