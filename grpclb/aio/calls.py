@@ -14,6 +14,7 @@ from grpclb.aio.call import (
     StreamUnaryCall,
     UnaryStreamCall,
     UnaryUnaryCall,
+    arguments_of,
 )
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import INSECURE_CREDENTIALS, checked_metadata
@@ -49,8 +50,8 @@ class _MultiCallable:
     ) -> Any:
         if credentials is not None and self._engine.credentials is None:
             raise grpc.aio.UsageError(INSECURE_CREDENTIALS)
-        arguments = CallArguments(
-            request, timeout, metadata, credentials, wait_for_ready, compression
+        arguments = arguments_of(
+            (request, timeout, metadata, credentials, wait_for_ready, compression)
         )
         if self._interceptors:
             return self._intercept(arguments)
