@@ -17,10 +17,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`run(n)` does n units of work (RPCs, messages) and returns when they are done."""
+    """`run(n)` does n units of work (RPCs, messages) and returns when they are done.
+
+    If it returns a callable, that tidies up, and is not timed.
+    """
 
     name: str
     run: Callable[[int], object]
+
+    def timed(self, units: int) -> tuple[float, float]:
+        """Seconds of the wall's clock, and of CPU in all threads of this process."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        tidy_up = self.run(units)
+        taken = time.perf_counter() - wall, time.process_time() - cpu
+        if callable(tidy_up):
+            tidy_up()
+        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +72,12 @@ class Result:
 def race(contestants: Sequence[Contestant], *, rounds: int, units: int) -> dict[str, Result]:
     """Run `rounds` rounds of `units` each, after one round to warm up."""
     for contestant in contestants:
-        contestant.run(units)
+        contestant.timed(units)
     times: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
     gc.collect()
     for number in range(rounds):
         for contestant in contestants if number % 2 else reversed(contestants):
-            wall, cpu = time.perf_counter(), time.process_time()
-            contestant.run(units)
-            taken = time.perf_counter() - wall, time.process_time() - cpu
-            times[contestant.name].append(taken)
+            times[contestant.name].append(contestant.timed(units))
     base = times[contestants[0].name]
     return {name: _result(name, taken, base, units) for name, taken in times.items()}
 
