@@ -235,7 +235,7 @@ class SubchannelPool:
         """The last holder gone, the connection lingers if it is of use, and else drains."""
         connection = handle.connection
         connection.drop(handle)
-        if connection.held:
+        if connection.held or self._closed:
             return
         connection.retired_at = self._clock.now()
         if connection.state.connectivity is READY and self._linger > 0:
