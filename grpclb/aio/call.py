@@ -8,6 +8,7 @@ backend at hand no task is created: the object only delegates.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import weakref
@@ -256,6 +257,10 @@ class ClientCall(grpc.aio.Call):
 
 
 class _UnaryResponse(ClientCall):
+    def _find(self) -> None:
+        # Fire and forget, as in grpcio: it is sent and runs to its end though nobody holds it.
+        self._search = self._engine.works().spawn(_find(lambda: self))
+
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
             inner = self._inner
@@ -309,6 +314,14 @@ class _StreamResponse(ClientCall):
             except grpc.aio.AioRpcError as error:
                 if self._is_error(inner, error):
                     raise
+
+    def __del__(self) -> None:
+        # As in grpcio, a stream that nobody holds is cancelled. Ours must see to it: `_ended`
+        # keeps grpcio's object alive until it ends.
+        super().__del__()
+        if not self._final and self._inner is not None:
+            with contextlib.suppress(Exception):  # its loop may be closed
+                self._inner.cancel()
 
     async def _await_arrival(self) -> Any:
         try:
@@ -417,8 +430,8 @@ class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCal
     """grpc.aio.StreamStreamCall, balanced."""
 
 
-async def _find(reference: weakref.ref[ClientCall]) -> None:
-    """Wait for a backend without keeping the call object alive."""
+async def _find(reference: Callable[[], ClientCall | None]) -> None:
+    """Wait for a backend without keeping the call object alive, unless `reference` does."""
     call = reference()
     if call is None:
         return
