@@ -20,6 +20,7 @@ from typing import Protocol
 _LOG = logging.getLogger("grpclb.fork")
 _PARK_PATIENCE = 2.0  # seconds that a fork waits for the loop to reach a safe point
 _STOP_PATIENCE = 2.0
+_EXIT_PATIENCE = 0.8  # the interpreter ends, and a resolver that blocks must not hold it up
 
 
 class ForkAware(Protocol):
@@ -100,7 +101,7 @@ class ControlLoop:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
             self._users = 0
-        _stop(loop, thread)
+        _stop(loop, thread, _EXIT_PATIENCE)
 
     def before_fork(self) -> None:
         """Bring the loop's thread to a standstill in Python code, holding nothing."""
@@ -171,13 +172,17 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
-def _stop(loop: asyncio.AbstractEventLoop | None, thread: threading.Thread | None) -> None:
+def _stop(
+    loop: asyncio.AbstractEventLoop | None,
+    thread: threading.Thread | None,
+    patience: float = _STOP_PATIENCE,
+) -> None:
     if loop is None:
         return
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(loop.stop)
     if thread is not None and thread is not threading.current_thread():
-        thread.join(_STOP_PATIENCE)
+        thread.join(patience)
 
 
 def run_on(
