@@ -100,6 +100,19 @@ async def _(world: World) -> Any:
     return [refused, seen, time.monotonic() - begun < 1, await viewing(calls[0])]
 
 
+@row("aio: close with a grace right after the call")
+async def _(world: World) -> Any:
+    seen = []
+    for kind in KINDS:
+        channel = world.aio()
+        call = stub(channel, kind)(_requests(kind), metadata=steer(delay_ms=30), timeout=10)
+        # A stream is read along, as its end is not seen before its messages are.
+        reading = asyncio.ensure_future(_whole(call))
+        await channel.close(5)
+        seen.append([await attempting(reading), await viewing(call)])
+    return seen
+
+
 @row("aio: close with a grace that does not suffice")
 async def _(world: World) -> Any:
     channel = world.aio()
@@ -141,6 +154,12 @@ async def _(world: World) -> Any:
         seen = [show(channel.get_state()), show(channel.get_state())]
         seen.append(await attempting(asyncio.wait_for(channel.channel_ready(), 5)))
         return [*seen, show(channel.get_state()), await attempting(channel.channel_ready())]
+
+
+@row("aio: get_state tells the state from before it connects")
+async def _(world: World) -> Any:
+    async with world.aio() as channel, world.aio("unreachable") as deaf:
+        return [show(channel.get_state(try_to_connect=True)), show(deaf.get_state(True))]
 
 
 @row("aio: wait_for_state_change")

@@ -176,6 +176,7 @@ _UNREACHABLE = {
 }
 _WAITING = {"details": "grpclb says what the call was waiting for when its time ran out"}
 _PRIVATE = {"text": "it holds the name of a private class"}
+_UNPACKING = {"text": "C and Python word the same unpacking error in two ways"}
 _CODES = tuple(code.name for code in grpc.StatusCode)
 _MANY = tuple(b"%d" % n for n in range(300))
 _MEGABYTE = bytes(1 << 20)
@@ -197,7 +198,8 @@ def _each_kind() -> Iterator[Spec]:
         )
         yield Spec("an error with trailing metadata", kind, steer={
             "code": "ABORTED", "details": "déjà vu: 100%", "trailing": [("t", "x")],
-            "initial": [("i", "y")],
+            # Whether an aio stream still sees it beside the error is a race in grpcio.
+            "initial": [] if kind[1] == "s" else [("i", "y")],
         })  # fmt: skip
         yield Spec("the handler crashes", kind, steer={"crash": True})
         yield Spec("deadline", kind, call={"timeout": 0.05}, steer={"delay_ms": 250})
@@ -263,7 +265,17 @@ def _some_kinds() -> Iterator[Spec]:
         yield Spec("request None", kind, requests=(None,))
         yield Spec("request of a wrong type", kind, requests=("text",))
         for name, metadata in _BAD_METADATA.items():
-            yield Spec(f"metadata: {name}", kind, call={"metadata": metadata})
+            # A dictionary: grpclb's aio refuses it at the call, grpcio's when it is awaited.
+            yield Spec(
+                f"metadata: {name}",
+                kind,
+                call={"metadata": metadata},
+                aio=name != "dictionary",
+                by_design=_UNPACKING,
+            )
+        for name in ("capital key", "pseudo header", "number as value", "triple"):
+            yield Spec(f"metadata on the unreachable: {name}", kind, where="unreachable", call={
+                "metadata": _BAD_METADATA[name]}, by_design=_UNPACKING)  # fmt: skip
         yield Spec("metadata: good", kind, steer={"size": 3}, call={
             "metadata": (("a", "1"), ("a", "2"), ("b-bin", b"\x00\xff"), ("c", ""))})  # fmt: skip
     for kind in ("us", "ss"):
