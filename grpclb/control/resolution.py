@@ -116,6 +116,9 @@ class Resolution:
                     raise
                 self._raised(error)  # something that the resolver waited for was cancelled
             except Exception as error:
+                if task is not self._task:
+                    _LOG.debug("%s: the closed resolver raised %r", self._spec.target, error)
+                    return
                 self._raised(error)
             await asyncio.sleep(self._backoff.next_delay())
 
