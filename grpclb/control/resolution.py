@@ -180,10 +180,11 @@ class Resolution:
 
     def _decide(self, state: ResolverState) -> bool:
         if isinstance(state.endpoints, Status):
-            return self._failed(state, state.endpoints.from_control_plane())
+            reported = state.attributes is _REPORTED
+            return self._failed(state, state.endpoints.from_control_plane(), reported)
         config = self._choose_config(state.service_config)
         if isinstance(config, Status):
-            return self._failed(state, config)
+            return self._failed(state, config, reported=True)
         if self._error is not None:
             _LOG.info("%s: resolved again: %s", self._spec.target, state.note or "ok")
         if not state.endpoints and self._good is not None and self._good.endpoints:
@@ -192,12 +193,13 @@ class Resolution:
         self._good, self._good_at, self.config = state, self._applied_at, config
         return self._apply(replace(state, endpoints=self._bounded(state.endpoints)), config)
 
-    def _failed(self, state: ResolverState, status: Status) -> bool:
+    def _failed(self, state: ResolverState, status: Status, reported: bool) -> bool:
         """A failed look-up: a good list stays in use (P5), one whose name is gone does not."""
-        if self._error != status and state.attributes is not _REPORTED:
+        if self._error != status and not reported:
             level = logging.WARNING if self._good is not None else logging.ERROR
             kept = "; the last good list stays in use" if self._good is not None else ""
-            self._report.report(f"failed: {status}", f"{status.details}{kept}", level=level)
+            text = status.details.removeprefix(f"{self._spec.target}: ")
+            self._report.report(f"failed: {status}", f"{text}{kept}", level=level)
         self._error = status
         if not state.attributes.get("dns.negative"):
             self._negative_since = None
