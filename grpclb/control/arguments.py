@@ -7,12 +7,18 @@ they are looked for first, and raised as grpcio raises them.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
+
+INVALID_METADATA = "Invalid metadata"  # the details that grpcio gives an RPC of such metadata
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
 
 
 def check_metadata(metadata: Any) -> None:
     """Raise TypeError or ValueError for metadata that grpcio would refuse."""
-    for key, value in () if metadata is None else metadata:
+    for key, value in _pairs(metadata):
         name = key.decode() if isinstance(key, bytes) else key
         if not isinstance(name, str):
             raise TypeError(f"Expected str, not {type(key)}")
@@ -22,6 +28,23 @@ def check_metadata(metadata: Any) -> None:
                 raise TypeError(text)
         elif not isinstance(value, (str, bytes, type(None))):  # grpcio drops None
             raise TypeError(f"Expected str, not {type(value)}")
+
+
+def legal_metadata(metadata: Any) -> bool:
+    """True if HTTP/2 can carry metadata of the right types. What gRPC Core would refuse."""
+    for key, value in _pairs(metadata):
+        name = key.decode() if isinstance(key, bytes) else key
+        if _KEY.fullmatch(name) is None:
+            return False
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if not (name.endswith("-bin") or text is None or _VALUE.fullmatch(text)):
+            return False
+    return True
+
+
+def _pairs(metadata: Any) -> Any:
+    """What can be looked at without using it up."""
+    return () if metadata is None or isinstance(metadata, Iterator) else metadata
 
 
 def check_message(message: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from grpclb.control.arguments import check_message, check_metadata
+from grpclb.control.arguments import INVALID_METADATA, check_message, check_metadata, legal_metadata
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
@@ -76,6 +76,10 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             return
         check_metadata(self._arguments.metadata)
         self._serialize_now()
+        if not legal_metadata(self._arguments.metadata):
+            status = Status(grpc.StatusCode.INTERNAL, INVALID_METADATA)
+            self._settle_locally(RpcFailure(status))
+            return
         self._engine.wake()
         if self._deadline is not None:
             self._arm_deadline()

@@ -7,6 +7,7 @@ from time import monotonic
 
 import grpc
 
+from grpclb.control.arguments import INVALID_METADATA, check_metadata, legal_metadata
 from grpclb.control.failures import picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
@@ -51,6 +52,9 @@ def wait_for_pick(
     engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
 ) -> Pick:
     """Block until there is a backend. Raises RpcFailure: no backend, deadline, or closed."""
+    check_metadata(info.metadata)
+    if not legal_metadata(info.metadata):
+        raise RpcFailure(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA))
     while True:
         published = engine.slot.current
         result = pick_now(engine, published, info)
