@@ -77,7 +77,8 @@ class Engine:
         self.credentials = credentials
         self.slot = PickerSlot(spec.default_config)
         self.methods = MethodTable()
-        self.closed = False
+        self.closed = False  # no new RPCs
+        self.ended = False  # nor any running ones: the grace of close() is over
         self.calls: dict[int, weakref.ref[Any]] = {}
         self._works: _Works | None = None
         self._finalizer: weakref.finalize[Any, Engine] | None = None
@@ -94,7 +95,7 @@ class Engine:
         """The running part, started if need be. Raises UsageError on a closed channel."""
         works = self._works
         if works is None:
-            if self.closed:
+            if self.ended:
                 raise grpc.aio.UsageError("Channel is closed.")
             works = self._works = _Works(self.spec, self.slot, self.credentials)
             self._finalizer = weakref.finalize(self, works.abandon)
@@ -129,6 +130,7 @@ class Engine:
             await asyncio.wait(ends, timeout=grace)
             for end in ends:
                 end.cancel()
+        self.ended = True
         for call in running:
             call.cancel()
         works, self._works = self._works, None

@@ -70,7 +70,7 @@ def failure_of(
     engine: Engine, published: Published, result: PickResult | None, wait_for_ready: bool | None
 ) -> Status | None:
     """The end of an RPC whose pick gave no backend; None: it waits."""
-    if published.state is SHUTDOWN or engine.closed:
+    if published.state is SHUTDOWN or engine.ended:
         return Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
     if type(result) is Drop or (type(result) is Fail and not wait_for_ready):
         status = result.status.from_control_plane()
