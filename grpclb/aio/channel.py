@@ -136,12 +136,13 @@ class Channel(grpc.aio.Channel):
         return StreamStreamMultiCallable(self._engine, handle, self._interceptors[STREAM_STREAM])
 
     def get_state(self, try_to_connect: bool = False) -> ConnectivityState:
-        """The state now; `try_to_connect` leaves IDLE."""
+        """The state now; `try_to_connect` then leaves IDLE, which the next call shows."""
         if self._engine.closed:
             return SHUTDOWN
+        state = self._engine.slot.current.state
         if try_to_connect:
             self._engine.wake()
-        return self._engine.slot.current.state
+        return state
 
     async def wait_for_state_change(self, last_observed_state: ConnectivityState) -> None:
         """Return when the state is another than `last_observed_state`."""
