@@ -73,7 +73,7 @@ class MethodTable:
         deserializer: Callable[[bytes], Any] | None,
         registered: bool | None,
     ) -> MethodHandle:
-        path = path.decode() if isinstance(path, bytes) else path
+        path = path if isinstance(path, str) else path.decode()
         key = (kind, path, serializer, deserializer, bool(registered))
         found = self._handles.get(key)
         if found is None:

@@ -19,7 +19,7 @@ from grpclb.core.balancer import CallOutcome, Pick, PickInfo
 from grpclb.core.service_config import EMPTY
 from grpclb.sync.call import CallArguments, ClientCall
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import CLOSED
+from grpclb.sync.errors import CLOSED, CLOSED_BESIDE
 from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for_pick
 from grpclb.sync.requests import Requests
 
@@ -113,7 +113,7 @@ class _MultiCallable:
         """An RPC that goes on beside this thread."""
         engine = self._engine
         if engine.closed:
-            raise ValueError(CLOSED)
+            raise ValueError(CLOSED_BESIDE)
         config = engine.slot.current.config
         if config is not EMPTY:
             applied = self._method.config(config).applied(timeout, wait_for_ready)

@@ -11,7 +11,8 @@ import grpc
 
 from grpclb.core.status import Status
 
-CLOSED = "Cannot invoke RPC on closed channel!"
+CLOSED = "Cannot invoke RPC on closed channel!"  # grpcio's two texts: from an RPC in this thread,
+CLOSED_BESIDE = "Cannot invoke RPC: Channel closed!"  # and from one that goes on beside it
 CHANNEL_CLOSED = "Channel closed!"
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 
