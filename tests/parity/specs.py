@@ -273,9 +273,16 @@ def _some_kinds() -> Iterator[Spec]:
                 aio=name != "dictionary",
                 by_design=_UNPACKING,
             )
+        # aio raises a private error of grpcio's where grpclb says that no backend was found.
         for name in ("capital key", "pseudo header", "number as value", "triple"):
-            yield Spec(f"metadata on the unreachable: {name}", kind, where="unreachable", call={
-                "metadata": _BAD_METADATA[name]}, by_design=_UNPACKING)  # fmt: skip
+            yield Spec(
+                f"metadata on the unreachable: {name}",
+                kind,
+                where="unreachable",
+                call={"metadata": _BAD_METADATA[name]},
+                aio=False,
+                by_design=_UNPACKING,
+            )
         yield Spec("metadata: good", kind, steer={"size": 3}, call={
             "metadata": (("a", "1"), ("a", "2"), ("b-bin", b"\x00\xff"), ("c", ""))})  # fmt: skip
     for kind in ("us", "ss"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -220,3 +220,19 @@ def _(world: World) -> Any:
         for thread in threads:
             thread.join(20)
     return sorted(got)
+
+
+@row("sync: metadata that can be read only once")
+def _(world: World) -> Any:
+    def once() -> Iterator[tuple[str, str]]:
+        yield from (*steer(report=True), ("a", "b"))
+
+    seen = []
+    for style in ("__call__", "with_call", "future"):
+        with world.channel() as channel:
+            answer = getattr(stub(channel, "uu"), style)(b"x", metadata=once(), timeout=10)
+            answer = answer.result() if style == "future" else answer
+            seen.append(report(answer[0] if style == "with_call" else answer))
+    with world.channel() as channel:
+        stream = stub(channel, "us")(b"x", metadata=once(), timeout=10)
+        return [*seen, [report(response) for response in stream]]
