@@ -181,10 +181,6 @@ class Client(Protocol):
         """So many RPCs by so many workers at a time."""
         ...
 
-    def burst(self, count: int) -> list[Result]:
-        """So many RPCs, all sent before the first one is waited for."""
-        ...
-
     def load(
         self, workers: int = 8, **arguments: Any
     ) -> contextlib.AbstractContextManager[Load]: ...
@@ -254,10 +250,6 @@ class SyncClient:
         with ThreadPoolExecutor(workers) as pool:
             jobs = [pool.submit(self._call, stub, b"x", arguments) for _ in range(count)]
             return [job.result(LIMIT) for job in jobs]
-
-    def burst(self, count: int) -> list[Result]:
-        stub = self.channel.unary_unary(ECHO)
-        return [call.result() for call in [_SyncRunning(stub.future(b"x")) for _ in range(count)]]
 
     @contextlib.contextmanager
     def load(self, workers: int = 8, **arguments: Any) -> Iterator[Load]:
@@ -352,9 +344,6 @@ class AioClient:
 
         self._loop.run(all_of_them())
         return results
-
-    def burst(self, count: int) -> list[Result]:
-        return self.calls(count, workers=count)
 
     @contextlib.contextmanager
     def load(self, workers: int = 8, **arguments: Any) -> Iterator[Load]:

@@ -34,7 +34,7 @@ def test_an_idle_channel_closes_its_connections(connect: Connect, fleet: list[Ba
 
 def test_a_running_stream_keeps_a_channel_awake(connect: Connect, fleet: list[Backend]) -> None:
     client = connect(target_of(fleet[:1]), options=SLEEPY)
-    stream = client.stream(metadata=steer(responses=4, gap_ms=600))
+    stream = client.stream(metadata=steer(responses=4, gap_ms=450))
     while stream.read() is not None:
         assert snapshot(client)["state"] == "READY"
     assert stream.result().ok

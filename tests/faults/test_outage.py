@@ -11,10 +11,10 @@ from time import monotonic
 
 import pytest
 
+from grpclb.control.failures import never_left
 from grpclb.testing import ManualResolver
 from tests.faults.fixtures import Launch
 from tests.faults.harness import (
-    PLAIN_ROUND_ROBIN,
     Connect,
     calls_on,
     established,
@@ -75,7 +75,10 @@ def test_an_rpc_that_never_left_goes_to_another_backend(connect: Connect, launch
         resolver.update([good.address, doomed.address])
         wait_ready(client, 2)
         doomed.kill()
-        assert failures(client.calls(20, workers=4, timeout=10)) == []
+        results = client.calls(40, workers=4, timeout=10)
+        # What was on its way when the connection broke is lost; what never left is not.
+        assert len(failures(results)) <= 4
+        assert not any(never_left(r.code, r.details) for r in results)
 
 
 def test_a_dead_backend_comes_back_on_the_same_port(connect: Connect, launch: Launch) -> None:
@@ -105,7 +108,7 @@ def test_all_down_then_up_again(connect: Connect, launch: Launch) -> None:
     assert "round_robin: 0 of 2 backends ready" in details
     assert re.search("refused|reset by peer", details, re.IGNORECASE)
     assert any(f"last: {b.address}: " in details for b in backends)
-    assert f"{target_of(backends)} names 2 addresses" in details
+    assert f"{target_of(backends)} resolved 2 addresses" in details
     waiting = [client.start(wait_for_ready=True, timeout=20) for _ in range(10)]
     again = [backend.restart() for backend in backends]
     try:
@@ -173,14 +176,3 @@ def test_a_deadline_ends_the_wait_for_a_backend(connect: Connect) -> None:
     assert result.code.name == "DEADLINE_EXCEEDED"
     assert "manual:///api" in result.details
     assert 0.29 < result.seconds < 1.5
-
-
-def test_control_plain_round_robin_survives_the_crash_too(connect: Connect, launch: Launch) -> None:
-    # What C-core's own round_robin loses is the measure for ours: about one RPC per worker.
-    backends = launch("a", "b", "victim")
-    client = connect(target_of(backends), plain=True, options=PLAIN_ROUND_ROBIN)
-    with client.load(8, metadata=steer(delay_ms=10), timeout=10) as load:
-        load.wait(60)
-        backends[2].kill()
-        load.wait(300)
-    assert load.failures != []

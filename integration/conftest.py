@@ -1,0 +1,9 @@
+"""The fixtures and guards of tests/, for the fault tests that take longer."""
+
+from tests.conftest import (  # noqa: F401
+    expect_log,
+    no_task_left_behind,
+    nothing_left_behind,
+    pytest_configure,
+)
+from tests.faults.conftest import *  # noqa: F403
