@@ -18,7 +18,16 @@ _MOST_METHODS = 4096
 class MethodHandle:
     """Hashed by identity, which keeps the look-up of a multicallable at one dict access."""
 
-    __slots__ = ("_config", "deserializer", "info", "kind", "path", "registered", "serializer")
+    __slots__ = (
+        "_config",
+        "_with_bytes",
+        "deserializer",
+        "info",
+        "kind",
+        "path",
+        "registered",
+        "serializer",
+    )
 
     def __init__(
         self,
@@ -35,6 +44,7 @@ class MethodHandle:
         self.registered = registered
         self.info = PickInfo(path)
         self._config: tuple[ServiceConfig, MethodConfig] | None = None
+        self._with_bytes: MethodHandle | None = None
 
     def bind(self, channel: Any) -> Any:
         """The grpcio multicallable on `channel`, a grpc.Channel or grpc.aio.Channel."""
@@ -54,8 +64,12 @@ class MethodHandle:
         return found
 
     def with_bytes(self) -> MethodHandle:
-        """The same method for a request that is serialized already."""
-        return MethodHandle(self.kind, self.path, None, self.deserializer, self.registered)
+        """The same method for a request that is serialized already; always the same object."""
+        twin = self._with_bytes
+        if twin is None:
+            twin = MethodHandle(self.kind, self.path, None, self.deserializer, self.registered)
+            self._with_bytes = twin
+        return twin
 
 
 class MethodTable:

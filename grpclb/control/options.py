@@ -37,6 +37,8 @@ KNOBS: Mapping[str, tuple[int, int, int]] = {
     "grpclb.resolve_timeout_ms": (1, 2**31 - 1, 5_000),
     # Retry attempts that a service config may ask for (gRFC A6 caps at 5).
     "grpclb.max_retry_attempts": (2, 1_000, 5),
+    # Requests kept for replay by all RPCs of the channel together, in bytes.
+    "grpclb.retry_buffer_size": (0, 2**31 - 1, 16_777_216),
 }
 
 _IDLE_TIMEOUT = "grpc.client_idle_timeout_ms"
@@ -103,6 +105,17 @@ class ChannelOptions:
             short: self.values.get(name, _SUBCHANNEL_DEFAULTS[name])
             for short, name in names.items()
         }
+
+    @property
+    def retries(self) -> bool:
+        """Whether retry and hedging policies are executed (`grpc.enable_retries`, on)."""
+        return bool(self.values.get("grpc.enable_retries", 1))
+
+    @property
+    def replay_limit(self) -> int:
+        """Bytes of requests kept for replay per RPC; one that needs more is not retried."""
+        limit: int = self.values.get("grpc.per_rpc_retry_buffer_size", 262_144)
+        return limit
 
     @property
     def authority(self) -> str | None:
