@@ -144,7 +144,7 @@ class ClientCall(grpc.aio.Call):
             return
         if code is _UNAVAILABLE and not self._engine.closed:
             late = self._deadline is not None and monotonic() >= self._deadline
-            if not late and never_left(code, _known(inner.details())):
+            if not late and never_left(code, known(inner.details())):
                 self._inner = self._pick = None
                 self._arrival = asyncio.get_running_loop().create_future()
                 self._find()
@@ -335,6 +335,14 @@ class _StreamRequest(ClientCall):
     _streams_requests = True
     _done_writing = False
     _poller: asyncio.Task[None] | None = None
+    _poller_writes = False
+
+    def _finish(self) -> None:
+        # A write that fails after the server ended the stream would replace the status that the
+        # server gave by INTERNAL: grpcio loses the status of many streams so.
+        if self._poller is not None and self._poller_writes:
+            self._poller.cancel()
+        super()._finish()
 
     def start(self) -> None:
         super().start()
@@ -358,11 +366,14 @@ class _StreamRequest(ClientCall):
             self.cancel()
 
     async def _send_on(self, request: Any) -> bool:
+        self._poller_writes = True
         try:
             await self._write(request)
         except grpc.aio.AioRpcError as error:
             _LOG.debug("the RPC ended while its requests were sent: %s", error.code())
             return False
+        finally:
+            self._poller_writes = False
         return True
 
     async def _write(self, request: Any) -> None:
@@ -461,9 +472,9 @@ def _ended(
 ) -> None:
     """An attempt is over; grpcio calls this once, on the loop."""
     transport.inflight -= 1
-    code = _known(inner.code())
+    code = known(inner.code())
     if pick.on_done is not None:
-        trailing = _known(inner.trailing_metadata())
+        trailing = known(inner.trailing_metadata())
         tell(pick, CallOutcome(code, tuple(trailing or ())))
     if code is _UNAVAILABLE:
         transport.check()
@@ -472,7 +483,7 @@ def _ended(
         call._settle(inner, code)
 
 
-def _known(coroutine: Coroutine[Any, Any, _T]) -> _T:
+def known(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """What a coroutine of a finished grpcio call returns, without a turn of the loop."""
     try:
         coroutine.send(None)
