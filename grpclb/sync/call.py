@@ -117,21 +117,10 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
 
     def _serialize_now(self) -> None:
         """A queued RPC is sent from the control loop, where the user's serializer must not run."""
-        request = self._arguments.request
-        if type(request) is Requests:
-            return
-        if self._method.serializer is not None:
-            try:
-                request = self._method.serializer(request)
-            except Exception:
-                _LOG.exception("Exception serializing message!")
-                request = None
+        if type(self._arguments.request) is not Requests:
+            request = serialized(self._method, self._arguments.request)
             self._arguments = self._arguments._replace(request=request)
             self._method = self._method.with_bytes()
-        if request is None:
-            details = "Exception serializing request!"
-            raise RpcFailure(Status(grpc.StatusCode.INTERNAL, details))
-        check_message(request)
 
     def _arm_deadline(self) -> None:
         loop = self._engine.works().lease.loop
@@ -279,6 +268,10 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
                 if self._settle(inner):
                     raise self from None
                 continue
+            except grpc.FutureCancelledError:
+                if self._settle(inner):
+                    raise
+                continue
             if self._settle(inner):
                 return answer
 
@@ -340,7 +333,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
     def debug_error_string(self) -> Any:
         return self._ask(lambda inner: inner.debug_error_string())
 
-    # -- responses -----------------------------------------------------------------------------------
+    # -- responses ------------------------------------------------------------------------------
 
     def __iter__(self) -> ClientCall:
         return self
@@ -373,6 +366,21 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         return str(repr(inner)).replace(type(inner).__name__, type(self).__name__, 1)
 
     __str__ = __repr__
+
+
+def serialized(method: MethodHandle, request: Any) -> bytes:
+    """The request as bytes; raises what grpcio raises where there are none."""
+    if method.serializer is not None:
+        try:
+            request = method.serializer(request)
+        except Exception:
+            _LOG.exception("Exception serializing message!")
+            request = None
+    if request is None:
+        raise RpcFailure(Status(grpc.StatusCode.INTERNAL, "Exception serializing request!"))
+    check_message(request)
+    message: bytes = request
+    return message
 
 
 def _look_again(reference: weakref.ref[ClientCall]) -> None:

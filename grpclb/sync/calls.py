@@ -22,6 +22,7 @@ from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CLOSED, CLOSED_BESIDE
 from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for_pick
 from grpclb.sync.requests import Requests
+from grpclb.sync.retry import beside, blocking
 
 _OK = CallOutcome(grpc.StatusCode.OK)
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
@@ -52,6 +53,11 @@ class _MultiCallable:
         if published.config is not EMPTY:
             config = method.config(published.config)
             timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
+            if engine.retries.wanted(published.config, config):
+                arguments = CallArguments(
+                    request, timeout, metadata, credentials, wait_for_ready, compression
+                )
+                return blocking(engine, method, published.config, arguments, with_call)
         if engine.closed:
             raise ValueError(CLOSED)
         deadline = None if timeout is None else monotonic() + timeout
@@ -114,13 +120,16 @@ class _MultiCallable:
         engine = self._engine
         if engine.closed:
             raise ValueError(CLOSED_BESIDE)
-        config = engine.slot.current.config
-        if config is not EMPTY:
-            applied = self._method.config(config).applied(timeout, wait_for_ready)
-            timeout, wait_for_ready = applied
+        service_config = engine.slot.current.config
         arguments = CallArguments(
             request, timeout, metadata, credentials, wait_for_ready, compression
         )
+        if service_config is not EMPTY:
+            config = self._method.config(service_config)
+            timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
+            arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
+            if engine.retries.wanted(service_config, config):
+                return beside(engine, self._method, service_config, arguments)
         call = ClientCall(engine, self._method, arguments)
         call.start()
         return call

@@ -16,6 +16,7 @@ from grpclb.control.channel_spec import ChannelSpec
 from grpclb.control.loop import CONTROL, Lease, run_on
 from grpclb.control.method import MethodTable
 from grpclb.control.picker_slot import PickerSlot
+from grpclb.control.retries import ReplayBudget, Retries
 from grpclb.control.subchannel import Connection
 from grpclb.core.balancer import QUEUE_PICKER
 from grpclb.core.connectivity import IDLE, SHUTDOWN
@@ -80,6 +81,9 @@ class Engine:
         self.credentials = credentials
         self.slot = PickerSlot(spec.default_config)
         self.methods = MethodTable()
+        self.retries = Retries(spec.options)
+        self.replay_budget = ReplayBudget(spec.options.knob("grpclb.retry_buffer_size"))
+        self.closing = threading.Event()  # ends the waits between attempts
         self.closed = False
         self._lock = threading.Lock()
         self._works: _Works | None = None
@@ -128,6 +132,7 @@ class Engine:
             if self.closed:
                 return
             self.closed = True
+            self.closing.set()
             works, self._works = self._works, None
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -139,6 +144,11 @@ class Engine:
         """In a forked child: the parent's connections and loop are not ours; begin anew."""
         self._lock = threading.Lock()
         self.methods.reset_lock()
+        self.retries.reset_lock()
+        self.replay_budget = ReplayBudget(self.spec.options.knob("grpclb.retry_buffer_size"))
+        self.closing = threading.Event()
+        if self.closed:
+            self.closing.set()
         works, self._works = self._works, None
         if self._finalizer is not None:
             self._finalizer.detach()

@@ -92,6 +92,10 @@ class RpcFailure(grpc.RpcError, grpc.Call, grpc.Future):
     __str__ = __repr__
 
 
+class DroppedFailure(RpcFailure):
+    """A policy's Drop: never retried."""
+
+
 class CancelledWhileWaiting(RpcFailure):
     """Cancelled by the application before a backend was found."""
 

@@ -14,7 +14,7 @@ from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickRe
 from grpclb.core.connectivity import SHUTDOWN
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import CHANNEL_CLOSED, RpcFailure
+from grpclb.sync.errors import CHANNEL_CLOSED, DroppedFailure, RpcFailure
 from grpclb.sync.subchannel import SyncTransport
 
 _STALE_PICKS = range(8)  # picks whose backend turned out not to be ready, before waiting for news
@@ -75,7 +75,8 @@ def failure_of(
         return RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
     if type(result) is Drop or (type(result) is Fail and not wait_for_ready):
         status = result.status.from_control_plane()
-        return RpcFailure(Status(status.code, engine.explain(status)))
+        failure = DroppedFailure if type(result) is Drop else RpcFailure
+        return failure(Status(status.code, engine.explain(status)))
     cap = engine.spec.options.knob("grpclb.max_pending_calls")
     if engine.slot.waiting >= cap:
         details = f"{cap} RPCs wait for a backend of {engine.spec.target} already"

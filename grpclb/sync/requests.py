@@ -16,7 +16,7 @@ class Requests:
     """
 
     def __init__(self, source: Iterator[Any]) -> None:
-        self._source = source
+        self.source = source
         self._lock = threading.Lock()
         self._unsent: list[Any] = []
         self._reader = 0
@@ -51,7 +51,7 @@ class Requests:
                 return False
             raise self._ended
         try:
-            self._unsent.append(next(self._source))
+            self._unsent.append(next(self.source))
         except StopIteration as end:
             self._ended = end
             return False

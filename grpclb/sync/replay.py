@@ -1,0 +1,105 @@
+"""A request stream that several attempts read from its first message on, within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from grpclb.control.retries import ReplayBudget
+
+
+class ReplayedRequests:
+    """The serialized messages of one RPC. grpcio reads each attempt's on a thread of its own.
+
+    Until `commit`, every message is kept; then only the winner's next ones. A message that does
+    not fit calls `on_overflow` with the serial of the attempt that read it, the one furthest
+    ahead, which commits the RPC.
+    """
+
+    def __init__(
+        self,
+        source: Iterator[Any],
+        serialize: Callable[[Any], bytes] | None,
+        limit: int,
+        budget: ReplayBudget,
+        on_overflow: Callable[[int], None],
+    ) -> None:
+        self._source = source
+        self._serialize = serialize
+        self._limit = limit
+        self._budget = budget
+        self._on_overflow = on_overflow
+        self._pulling = threading.Lock()  # held while the user's iterator works
+        self._lock = threading.Lock()
+        self._kept: list[bytes] = []
+        self._dropped = 0  # messages before the first one kept
+        self._size = 0
+        self._winner: int | None = None
+        self._ended: BaseException | None = None
+
+    def attempt(self, serial: int) -> Iterator[bytes]:
+        """The messages for an attempt, from the first on."""
+        position = 0
+        while self._is_wanted(serial):
+            message = self._at(serial, position)
+            if message is None:
+                with self._pulling:
+                    overflow = self._pull(position)
+                if overflow:
+                    self._on_overflow(serial)
+                if self._ended is not None and self._at(serial, position) is None:
+                    if isinstance(self._ended, StopIteration):
+                        return
+                    raise self._ended
+                continue
+            position += 1
+            yield message
+
+    def commit(self, serial: int) -> None:
+        """This attempt is the RPC: the others' iterators end, and nothing is kept any more."""
+        with self._lock:
+            if self._winner is None:
+                self._winner = serial
+                self._budget.give(self._size)
+                self._size = 0
+
+    def close(self) -> None:
+        """The RPC is over."""
+        self.commit(-1)
+
+    def _is_wanted(self, serial: int) -> bool:
+        return self._winner is None or self._winner == serial
+
+    def _at(self, serial: int, position: int) -> bytes | None:
+        with self._lock:
+            index = position - self._dropped
+            if index >= len(self._kept):
+                return None
+            if self._winner == serial and index:
+                del self._kept[:index]
+                self._dropped += index
+                index = 0
+            return self._kept[index]
+
+    def _pull(self, position: int) -> bool:
+        """Read on, unless another attempt has done so meanwhile. True: it does not fit."""
+        with self._lock:
+            if position < self._dropped + len(self._kept) or self._ended is not None:
+                return False
+        try:
+            message = next(self._source)
+            if self._serialize is not None:
+                message = self._serialize(message)
+        except BaseException as error:
+            self._ended = error
+            return False
+        with self._lock:
+            self._kept.append(message)
+            if self._winner is not None:
+                return False
+            size = len(message)
+            if self._size + size > self._limit or not self._budget.take(size):
+                return True
+            self._size += size
+            return False
