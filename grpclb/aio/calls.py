@@ -19,6 +19,7 @@ from grpclb.aio.call import (
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import INSECURE_CREDENTIALS, checked_metadata
 from grpclb.aio.interceptors import INTERCEPTED, Details
+from grpclb.aio.retry import start_retried
 from grpclb.control.method import MethodHandle
 from grpclb.core.service_config import EMPTY
 
@@ -63,10 +64,13 @@ class _MultiCallable:
             raise grpc.aio.UsageError("Channel is closed.")
         config = engine.slot.current.config
         if config is not EMPTY:
-            timeout, wait_for_ready = method.config(config).applied(
+            method_config = method.config(config)
+            timeout, wait_for_ready = method_config.applied(
                 arguments.timeout, arguments.wait_for_ready
             )
             arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
+            if engine.retries.wanted(config, method_config):
+                return start_retried(engine, method, config, arguments)
         call = self._call_type(engine, method, arguments)
         call.start()
         return call

@@ -16,6 +16,7 @@ from grpclb.control.channel_core import ChannelCore, call_threadsafe
 from grpclb.control.channel_spec import ChannelSpec
 from grpclb.control.method import MethodTable
 from grpclb.control.picker_slot import PickerSlot
+from grpclb.control.retries import ReplayBudget, Retries
 from grpclb.control.subchannel import Connection
 from grpclb.core.balancer import QUEUE_PICKER
 from grpclb.core.connectivity import IDLE, SHUTDOWN
@@ -77,6 +78,8 @@ class Engine:
         self.credentials = credentials
         self.slot = PickerSlot(spec.default_config)
         self.methods = MethodTable()
+        self.retries = Retries(spec.options)
+        self.replay_budget = ReplayBudget(spec.options.knob("grpclb.retry_buffer_size"))
         self.closed = False  # no new RPCs
         self.ended = False  # nor any running ones: the grace of close() is over
         self.calls: dict[int, weakref.ref[Any]] = {}
@@ -101,6 +104,10 @@ class Engine:
             self._finalizer = weakref.finalize(self, works.abandon)
             self._finalizer.atexit = False
         return works
+
+    def works_if_open(self) -> _Works | None:
+        """The running part, if there is one."""
+        return self._works
 
     def wake(self) -> None:
         """A pick was queued, or the user asked to connect: leave IDLE."""

@@ -47,6 +47,11 @@ class EndedCall:
         self._cancelled = cancelled
 
     @property
+    def is_cancelled(self) -> bool:
+        """Cancelled by the application, not ended by a status."""
+        return self._cancelled
+
+    @property
     def status(self) -> Status:
         return self._status
 

@@ -21,6 +21,10 @@ _STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at m
 _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
 
 
+class DroppedStatus(Status):
+    """The status of a policy's Drop: never retried."""
+
+
 def transport_of(pick: Pick) -> AioTransport:
     transport: AioTransport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
     return transport
@@ -74,7 +78,8 @@ def failure_of(
         return Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
     if type(result) is Drop or (type(result) is Fail and not wait_for_ready):
         status = result.status.from_control_plane()
-        return Status(status.code, engine.explain(status))
+        failure = DroppedStatus if type(result) is Drop else Status
+        return failure(status.code, engine.explain(status))
     cap = engine.spec.options.knob("grpclb.max_pending_calls")
     if engine.slot.waiting >= cap:
         details = f"{cap} RPCs wait for a backend of {engine.spec.target} already"
