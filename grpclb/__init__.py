@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from grpclb import aio
+from grpclb.control.attempt_log import AttemptRecord, attempts
 from grpclb.control.registries import POLICIES, RESOLVERS
 from grpclb.core.address import Address, AddressError, Endpoint
 from grpclb.core.balancer import Policy
@@ -25,6 +26,7 @@ from grpclb.sync.channel import Channel, insecure_channel, secure_channel
 __all__ = [
     "Address",
     "AddressError",
+    "AttemptRecord",
     "Channel",
     "Endpoint",
     "Resolver",
@@ -34,6 +36,7 @@ __all__ = [
     "Status",
     "Target",
     "aio",
+    "attempts",
     "insecure_channel",
     "register_policy",
     "register_resolver",
