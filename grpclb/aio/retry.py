@@ -283,6 +283,11 @@ class RetriedCall(ClientCall):
         backend = None if one.transport is None else str(one.transport.connection.address)
         self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
 
+    def _arrive(self, inner: Any) -> None:
+        self._inner = inner
+        if self._arrival is not None:
+            self._announce(self._arrival)
+
     def _end_with(self, one: _Try) -> None:
         if not self._final:
             self._arrive(one.inner)
