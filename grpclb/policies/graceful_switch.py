@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from grpclb.core.clock import Clock
 
 _LOG = logging.getLogger("grpclb.policy")
+_LOG_EVERY = 60.0  # seconds between two lines about the same policy's updates
 
 
 class _Side:
@@ -94,6 +95,7 @@ class GracefulSwitch:
         self._current: _Side | None = None
         self._pending: _Side | None = None
         self._leaving: list[_Side] = []
+        self._logged: dict[str, float] = {}  # when a policy's mistake was last told
 
     @property
     def policy_name(self) -> str | None:
@@ -121,9 +123,15 @@ class GracefulSwitch:
                 latest.balancer = config.policy.build(latest)
             return latest.balancer.update(state, config.config)
         except Exception as error:
-            _LOG.exception("policy %s raised in update()", latest.name)
+            self._log_mistake(latest.name)
             self._broken(latest, error)
             return False
+
+    def _log_mistake(self, name: str) -> None:
+        now = self.helper.clock.now()
+        if now - self._logged.get(name, float("-inf")) >= _LOG_EVERY:
+            self._logged[name] = now
+            _LOG.exception("policy %s raised in update()", name)
 
     def exit_idle(self) -> None:
         latest = self._pending or self._current
