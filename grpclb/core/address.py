@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,8 @@ from urllib.parse import quote
 # What a URI's path may hold as it is (RFC 3986); C-core decodes the rest.
 _URI_SAFE = "/!$&'()*+,;=:@"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+# Every update of a resolver brings mostly the addresses of the one before.
+_parsed = lru_cache(maxsize=16_384)(ipaddress.ip_address)
 
 
 class AddressError(ValueError):
@@ -35,7 +38,7 @@ class Address:
         """An IP address with a port. Raises AddressError for anything that is not dialable."""
         try:
             number = int(port) if str(port).isascii() and str(port).isdigit() else 0
-            address = ipaddress.ip_address(host)
+            address = _parsed(host)
         except ValueError:
             raise AddressError(
                 f"address {host!r} port {port!r}: not an IP address; "

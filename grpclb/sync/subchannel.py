@@ -24,6 +24,7 @@ _PROBE = "/grpc.health.v1.Health/Check"
 _PROBE_TIMEOUT = 1.0
 _PROBE_PATIENCE = 0.03  # seconds that a failure's report waits for its reason
 _MOST_CALLABLES = 1024
+_SETTLED = (READY, IDLE)
 _FASTEST, _CONNECTING_SLOWEST, _FAILED_SLOWEST, _STEADY = 0.0005, 0.02, 0.25, 1.0
 _SWEEP_SHARE = 20e-6  # seconds of pause per connection swept, so that a sweep stays a small share
 _CONNECT_LAG = 0.1  # C-core may still say IDLE for a moment after it was asked to connect
@@ -180,17 +181,19 @@ class Sweeper:
         self._restless: set[SyncTransport] = set()
         self._fast: Timer | None = None
         self._slow: Timer | None = None
+        self._due = 0.0  # when `_fast` runs
 
     def age(self, connection: Connection) -> float:
         """Seconds since the connection's state last changed."""
         return self.clock.now() - connection.since
 
     def add(self, transport: SyncTransport) -> None:
+        """Its state is about to change: look again soon."""
         self._transports.add(transport)
         self._restless.add(transport)
         if self._slow is None:
             self._slow = self.clock.call_later(_STEADY, self._sweep_all)
-        self.hurry()
+        self._look_in(_FASTEST)
 
     def remove(self, transport: SyncTransport) -> None:
         self._transports.discard(transport)
@@ -204,38 +207,38 @@ class Sweeper:
                 timer.cancel()
         self._fast = self._slow = None
 
-    def hurry(self) -> None:
-        """Something is about to change: look again soon."""
+    def _look_in(self, pause: float) -> None:
+        """Sweep the restless ones in `pause` seconds at the latest, their number permitting."""
+        pause = max(pause, _SWEEP_SHARE * len(self._restless))
+        due = self.clock.now() + pause
         if self._fast is not None:
+            if self._due <= due:
+                return
             self._fast.cancel()
-        self._fast = None
-        self._arm_fast()
-
-    def _arm_fast(self) -> None:
-        if self._restless and self._fast is None:
-            pause = min(map(self._pause, self._restless))
-            pause = max(pause, _SWEEP_SHARE * len(self._restless))
-            self._fast = self.clock.call_later(pause, self._sweep_restless)
-
-    def _pause(self, transport: SyncTransport) -> float:
-        """A sixth of the time that the state has lasted, so that quick events are seen quickly."""
-        connection = transport.connection
-        failed = connection.state.connectivity is TRANSIENT_FAILURE
-        slowest = _FAILED_SLOWEST if failed else _CONNECTING_SLOWEST
-        return min(max(self.age(connection) / 6, _FASTEST), slowest)
+        self._due = due
+        self._fast = self.clock.call_later(pause, self._sweep_restless)
 
     def _sweep_restless(self) -> None:
         self._fast = None
+        shortest = _FAILED_SLOWEST
         for transport in tuple(self._restless):
             transport.check()
-            if transport.connection.state.connectivity in (READY, IDLE):
+            state = transport.connection.state.connectivity
+            if state in _SETTLED:
                 self._restless.discard(transport)
-        self._arm_fast()
+            else:
+                # A sixth of the time that the state has lasted: quick events are seen quickly.
+                slowest = _FAILED_SLOWEST if state is TRANSIENT_FAILURE else _CONNECTING_SLOWEST
+                pause = min(max(self.age(transport.connection) / 6, _FASTEST), slowest)
+                shortest = min(shortest, pause)
+        if self._restless:
+            self._look_in(shortest)
 
     def _sweep_all(self) -> None:
         self._slow = self.clock.call_later(_STEADY, self._sweep_all)
         for transport in tuple(self._transports):
             transport.check()
-            if transport.connection.state.connectivity not in (READY, IDLE):
+            if transport.connection.state.connectivity not in _SETTLED:
                 self._restless.add(transport)
-        self._arm_fast()
+        if self._restless:
+            self._look_in(_FAILED_SLOWEST)
