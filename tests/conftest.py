@@ -24,10 +24,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
 
+T = TypeVar("T")
 _GRACE = 2.0  # seconds for what ends a moment after the test; without a leak nothing waits
 _FDS = Path("/proc/self/fd")
 # Descriptors that gRPC's and Python's own machinery opens once, at first use, and keeps.
@@ -128,10 +130,10 @@ def _leaked_descriptors(before: set[str]) -> list[str]:
         return []
     numbers = {os.readlink(_FDS / n): int(n) for n in os.listdir(_FDS) if (_FDS / n).exists()}
     connections = {c.fd: c for c in psutil.Process().net_connections("all")}
-    return [f"descriptor {name}: {connections.get(numbers.get(str(name)))}" for name in left]
+    return [f"descriptor {name}: {connections.get(numbers.get(name, -1))}" for name in left]
 
 
-def _after_grace(look: Callable[[], set[object]]) -> list[object]:
+def _after_grace(look: Callable[[], set[T]]) -> list[T]:
     left = look()
     if left:
         gc.collect()  # what was dropped without close() is given back by its finalizer

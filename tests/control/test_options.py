@@ -115,7 +115,8 @@ def test_each_knob_takes_its_whole_range_and_no_more(name: str) -> None:
 
 
 def test_nothing_is_as_good_as_an_empty_list() -> None:
-    for options in (None, (), []):
+    several: tuple[Any, ...] = (None, (), [])
+    for options in several:
         assert parse_options(options).passed == ()
 
 
@@ -125,7 +126,8 @@ def test_the_last_of_repeated_options_wins_as_in_core() -> None:
 
 
 def test_keys_and_texts_may_be_bytes() -> None:
-    options = parse_options([(b"grpc.primary_user_agent", b"mine"), (b"grpc.lb_policy_name", b"x")])
+    given: Any = [(b"grpc.primary_user_agent", b"mine"), (b"grpc.lb_policy_name", b"x")]
+    options = parse_options(given)
     assert options.passed == (("grpc.primary_user_agent", b"mine"),)
     assert options.values["grpc.lb_policy_name"] == "x"
 
