@@ -98,6 +98,17 @@ class ClientCall(grpc.aio.Call):
     def _find(self) -> None:
         self._search = self._engine.works().spawn(_find(weakref.ref(self)))
 
+    def _take_timeout(self, queued_at: float) -> None:
+        """The resolver's config may have come while the RPC waited for it (gRFC A21)."""
+        timeout = self._method.config(self._engine.slot.current.config).timeout
+        if timeout is not None:
+            deadline = queued_at + timeout
+            known_deadline = self._deadline
+            self._deadline = deadline if known_deadline is None else min(known_deadline, deadline)
+        if self._deadline is not None:
+            left = self._deadline - monotonic()
+            self._arguments = self._arguments._replace(timeout=left)
+
     def _send(self, pick: Pick) -> None:
         transport = transport_of(pick)
         arguments = self._arguments
@@ -449,6 +460,7 @@ async def _find(reference: Callable[[], ClientCall | None]) -> None:
     engine, info, deadline = call._engine, call._info, call._deadline
     wait_for_ready = call._arguments.wait_for_ready
     del call
+    queued_at = monotonic()
     try:
         result = await wait_for_pick(engine, info, deadline, wait_for_ready)
     except grpc.aio.UsageError:
@@ -461,6 +473,7 @@ async def _find(reference: Callable[[], ClientCall | None]) -> None:
         call._end_locally(EndedCall(result, cancelled=cancelled))
         return
     try:
+        call._take_timeout(queued_at)
         call._send(result)
     except Exception as error:  # a mistake in the arguments that grpcio finds only now
         details = f"the RPC could not be started: {error!r}"

@@ -76,6 +76,7 @@ class ChannelCore:
         self.state: ConnectivityState = IDLE
         self.subchannel_args: str | None = None
         self.closed = False
+        self._resolved = False
         self._loop = loop
         self._reporter = Reporter(_LOG, str(spec.target), self.clock)
         options = spec.options
@@ -182,15 +183,16 @@ class ChannelCore:
         args = self.spec.subchannel_config(config)
         anew = args != self.subchannel_args
         self.subchannel_args = args
+        self._resolved = self._resolved or not isinstance(state.endpoints, Status)
         choice = config.lb or self.spec.default_policy
         try:
             accepted = balancer.update(state, choice, anew=anew)
         except Exception as error:
             self._policy_raised("update()", error)
             return False
-        if self.slot.current.config is not config:
-            current = self.slot.current
-            self.slot.publish(current.state, current.picker, config)
+        current = self.slot.current
+        if current.config is not config or current.resolved is not self._resolved:
+            self.slot.publish(current.state, current.picker, config, resolved=self._resolved)
         return accepted
 
     def _policy_raised(self, where: str, error: Exception) -> None:
@@ -208,7 +210,8 @@ class ChannelCore:
         if state is not self.state:
             _LOG.debug("%s: %s -> %s", self.spec.target, self.state.name, state.name)
         self.state = state
-        self.slot.publish(state, picker, self.resolution.config)
+        config = self.resolution.config
+        self.slot.publish(state, picker, config, resolved=self._resolved)
 
     # -- for people ----------------------------------------------------------------------------
 

@@ -22,12 +22,16 @@ _LOG = logging.getLogger("grpclb.channel")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What callers see: a picker with the state and config that belong to it."""
+    """What callers see: a picker with the state and config that belong to it.
+
+    `resolved` is False until the resolver has answered: its config may be another one (A21).
+    """
 
     generation: int
     state: ConnectivityState
     picker: Picker
     config: ServiceConfig
+    resolved: bool = False
 
 
 class PickerSlot:
@@ -47,12 +51,20 @@ class PickerSlot:
         self._tokens = itertools.count()
         self._waiters: dict[int, Callable[[], None]] = {}
 
-    def publish(self, state: ConnectivityState, picker: Picker, config: ServiceConfig) -> None:
+    def publish(
+        self,
+        state: ConnectivityState,
+        picker: Picker,
+        config: ServiceConfig,
+        *,
+        resolved: bool = True,
+    ) -> None:
         """Swap the picker and wake everybody who waited for it."""
         with self._lock:
             if self.current.state is SHUTDOWN:
                 return
-            self.current = Published(self.current.generation + 1, state, picker, config)
+            generation = self.current.generation + 1
+            self.current = Published(generation, state, picker, config, resolved)
             waiters, self._waiters = self._waiters, {}
         for wake in waiters.values():
             try:

@@ -18,6 +18,7 @@ from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
 from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
@@ -63,6 +64,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         self._final = False
         self._callbacks: list[Callable[[], None]] = []
         self._token: int | None = None
+        self._queued_at: float | None = None
 
     # -- finding a backend -------------------------------------------------------------------
 
@@ -74,6 +76,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         if type(result) is Pick:
             self._send(result)
             return
+        self._queued_at = monotonic()
         check_metadata(self._arguments.metadata)
         self._serialize_now()
         if not legal_metadata(self._arguments.metadata):
@@ -95,6 +98,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             published = engine.slot.current
             result = pick_now(engine, published, self._info)
             if type(result) is Pick:
+                self._take_timeout(published.config)
                 self._send(result)
                 return
             failure = failure_of(engine, published, result, self._arguments.wait_for_ready)
@@ -114,6 +118,14 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         self._engine.wake()
         wake = functools.partial(call_threadsafe, loop, again)
         self._token = self._engine.slot.wait(generation, wake)
+
+    def _take_timeout(self, config: ServiceConfig) -> None:
+        """The resolver's config may have come while the RPC waited for it (gRFC A21)."""
+        timeout = self._method.config(config).timeout
+        if timeout is not None and self._queued_at is not None:
+            deadline = self._queued_at + timeout
+            known = self._deadline
+            self._deadline = deadline if known is None else min(known, deadline)
 
     def _serialize_now(self) -> None:
         """A queued RPC is sent from the control loop, where the user's serializer must not run."""

@@ -20,7 +20,13 @@ from grpclb.core.service_config import EMPTY
 from grpclb.sync.call import CallArguments, ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CLOSED, CLOSED_BESIDE
-from grpclb.sync.pick import deadline_exceeded, pick_now, transport_of, wait_for_pick
+from grpclb.sync.pick import (
+    deadline_exceeded,
+    pick_now,
+    transport_of,
+    wait_for_config,
+    wait_for_pick,
+)
 from grpclb.sync.requests import Requests
 from grpclb.sync.retry import beside, blocking
 
@@ -50,6 +56,8 @@ class _MultiCallable:
         slot = engine.slot
         slot.used = True
         published = slot.current
+        if not published.resolved:
+            published = wait_for_config(engine, timeout)
         if published.config is not EMPTY:
             config = method.config(published.config)
             timeout, wait_for_ready = config.applied(timeout, wait_for_ready)

@@ -11,7 +11,7 @@ from grpclb.control.arguments import INVALID_METADATA, check_metadata, legal_met
 from grpclb.control.failures import picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
-from grpclb.core.connectivity import SHUTDOWN
+from grpclb.core.connectivity import CONNECTING, IDLE, SHUTDOWN
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CHANNEL_CLOSED, DroppedFailure, RpcFailure
@@ -65,6 +65,23 @@ def wait_for_pick(
             raise failure
         engine.wake()
         _wait(engine, published.generation, deadline, stale=result is None)
+
+
+def wait_for_config(engine: Engine, timeout: float | None) -> Published:
+    """Block until it is known which service config counts: an answer of the resolver, or none.
+
+    Raises RpcFailure at the deadline. The method config of an RPC comes from the resolver, if it
+    has one (gRFC A21), so the RPC waits for it before anything else.
+    """
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        published = engine.slot.current
+        if published.resolved or engine.closed:
+            return published
+        if published.state not in (IDLE, CONNECTING):
+            return published
+        engine.wake()
+        _wait(engine, published.generation, deadline, stale=False)
 
 
 def failure_of(
