@@ -84,18 +84,17 @@ class _MultiCallable:
                     attempt, timeout, metadata, credentials, None, compression
                 )
             except grpc.RpcError as error:
-                if self._went_nowhere(pick, error):
-                    if deadline is not None and deadline <= monotonic():
-                        raise deadline_exceeded(engine) from None
-                    pick = None
-                    continue
-                raise
-            except BaseException as error:  # a wrong argument; Ctrl-C; a subchannel just closed
-                tell(pick, _DROPPED)
-                if isinstance(error, ValueError) and transport.closed and not engine.closed:
-                    pick = None  # closed between the pick and the call
-                    continue
-                raise
+                if not self._went_nowhere(pick, error):
+                    raise
+                if deadline is not None and deadline <= monotonic():
+                    raise deadline_exceeded(engine) from None
+                pick = None
+                continue
+            except BaseException as error:
+                if not self._was_closed(pick, error):
+                    raise
+                pick = None
+                continue
             finally:
                 transport.calls.pop()
             if pick.on_done is not None:
@@ -114,6 +113,15 @@ class _MultiCallable:
                 return not self._engine.closed
         error.add_note(f"grpclb: backend {transport.connection.address}")
         return False
+
+    def _was_closed(self, pick: Pick, error: BaseException) -> bool:
+        """Count a call that grpcio refused; True if its channel was closed since the pick.
+
+        Else it is a wrong argument, or Ctrl-C.
+        """
+        tell(pick, _DROPPED)
+        closed = transport_of(pick).closed and not self._engine.closed
+        return isinstance(error, ValueError) and closed
 
     def _start(
         self,
