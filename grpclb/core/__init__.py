@@ -1,1 +1,1 @@
-"""The pure heart of grpclb: values, contracts, state machines without I/O, threads or a clock."""
+"""The pure heart: values, contracts and state machines without I/O, threads or a clock."""

@@ -83,16 +83,11 @@ class _MultiCallable:
                 result = (call.with_call if with_call else call)(
                     attempt, timeout, metadata, credentials, None, compression
                 )
-            except grpc.RpcError as error:
+            except BaseException as error:
                 if not self._went_nowhere(pick, error):
                     raise
                 if deadline is not None and deadline <= monotonic():
                     raise deadline_exceeded(engine) from None
-                pick = None
-                continue
-            except BaseException as error:
-                if not self._was_closed(pick, error):
-                    raise
                 pick = None
                 continue
             finally:
@@ -103,6 +98,8 @@ class _MultiCallable:
 
     def _went_nowhere(self, pick: Pick, error: Any) -> bool:
         """Count a failed attempt; True if it never left the client and goes to another backend."""
+        if not isinstance(error, grpc.RpcError):
+            return self._was_closed(pick, error)
         code = error.code()
         transport = transport_of(pick)
         if pick.on_done is not None:
