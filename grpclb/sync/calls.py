@@ -96,17 +96,18 @@ class _MultiCallable:
                 tell(pick, _OK)
             return result
 
-    def _went_nowhere(self, pick: Pick, error: Any) -> bool:
+    def _went_nowhere(self, pick: Pick, error: BaseException) -> bool:
         """Count a failed attempt; True if it never left the client and goes to another backend."""
         if not isinstance(error, grpc.RpcError):
             return self._was_closed(pick, error)
-        code = error.code()
+        failed: Any = error
+        code = failed.code()
         transport = transport_of(pick)
         if pick.on_done is not None:
-            tell(pick, CallOutcome(code, error.trailing_metadata() or ()))
+            tell(pick, CallOutcome(code, failed.trailing_metadata() or ()))
         if code is grpc.StatusCode.UNAVAILABLE:
             self._engine.suspect(transport)
-            if never_left(code, error.details()):
+            if never_left(code, failed.details()):
                 return not self._engine.closed
         error.add_note(f"grpclb: backend {transport.connection.address}")
         return False
