@@ -10,7 +10,7 @@ import grpc
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import CHANNEL_CLOSED
 from grpclb.aio.subchannel import AioTransport
-from grpclb.control.failures import picker_raised, tell
+from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import SHUTDOWN
@@ -39,11 +39,11 @@ def pick_now(published: Published, info: PickInfo) -> PickResult | None:
     for _ in _STALE_PICKS:
         try:
             result = published.picker.pick(info)
+            if type(result) is not Pick:
+                return checked_answer(result)
+            transport = transport_of(result)
         except Exception as error:
             return picker_raised(error)
-        if type(result) is not Pick:
-            return result
-        transport = transport_of(result)
         if transport.ready():
             return result
         tell(result, _NEVER_SENT)

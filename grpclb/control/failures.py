@@ -7,7 +7,7 @@ from time import monotonic
 
 from grpc import StatusCode
 
-from grpclb.core.balancer import CallOutcome, Fail, Pick
+from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickResult, Queue
 from grpclb.core.status import Status
 
 _LOG = logging.getLogger("grpclb.policy")
@@ -47,6 +47,14 @@ def tell(pick: Pick, outcome: CallOutcome) -> None:
         if now - _last_complaint >= _EVERY:
             _last_complaint = now
             _LOG.exception("%s: the policy's on_done raised", pick.subchannel.address)
+
+
+def checked_answer(result: object) -> PickResult:
+    """A picker's answer that is no Pick; a failure if it is no answer at all."""
+    if isinstance(result, (Queue, Fail, Drop)):
+        return result
+    details = f"the load-balancing policy's picker returned a {type(result).__name__}"
+    return Fail(Status(StatusCode.INTERNAL, details))
 
 
 def picker_raised(error: Exception) -> Fail:

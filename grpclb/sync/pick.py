@@ -8,7 +8,7 @@ from time import monotonic
 import grpc
 
 from grpclb.control.arguments import INVALID_METADATA, check_metadata, legal_metadata
-from grpclb.control.failures import picker_raised, tell
+from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import CONNECTING, IDLE, SHUTDOWN
@@ -36,11 +36,11 @@ def pick_now(engine: Engine, published: Published, info: PickInfo) -> PickResult
     for _ in _STALE_PICKS:
         try:
             result = published.picker.pick(info)
+            if type(result) is not Pick:
+                return checked_answer(result)
+            transport = transport_of(result)
         except Exception as error:
             return picker_raised(error)
-        if type(result) is not Pick:
-            return result
-        transport = transport_of(result)
         if transport.ready():
             return result
         tell(result, _NEVER_SENT)
