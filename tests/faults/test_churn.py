@@ -42,7 +42,7 @@ def roll(
         serving = [new if b is backend else b for b in serving]
         if resolver is not None:
             resolver.update([b.address for b in serving])
-            eventually(lambda gone=backend: gone.address not in held(client))
+            eventually(lambda: backend.address not in held(client))  # noqa: B023
         backend.stop(5)
     return serving
 

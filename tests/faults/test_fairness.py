@@ -74,6 +74,7 @@ def test_a_dead_address_in_the_list_takes_no_share(connect: Connect, launch: Lau
     dead.kill()
     client = connect(target)
     wait_ready(client, 2)
-    a.reset(), b.reset()
+    a.reset()
+    b.reset()
     assert failures(client.calls(100)) == []
     assert calls_on([a, b]) == [50, 50]

@@ -32,3 +32,6 @@ def test_a_child_uses_the_channel_of_its_parent(
     assert found["children"] == [0, 0, 0], stderr
     assert found["parent_failures"] == []
     assert found["slowest_fork"] < 3 * 2
+    # Each child whose parent is not set up for it says so, once.
+    warned = 3 if (mode, fork_support) == ("used", None) else 0
+    assert stderr.count("grpclb.fork: forked after a channel was used") == warned

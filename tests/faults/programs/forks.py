@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -60,6 +61,7 @@ def by_multiprocessing(stub: Any) -> Callable[[], int]:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")  # to stderr
     mode, how, target, children = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     fork = {"os.fork": by_os_fork, "multiprocessing": by_multiprocessing}[how]
     channel = grpclb.insecure_channel(target)

@@ -21,7 +21,7 @@ def watch(request: bytes, context: Any) -> Iterator[bytes]:
 
 def main() -> None:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    handlers = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
+    handlers: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers),)
     )
