@@ -76,8 +76,6 @@ def nothing_left_behind(
 ) -> Iterator[None]:
     threads, descriptors = _threads(), _descriptors()
     _RECORDS.records.clear()
-    if asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
-        request.getfixturevalue("no_task_left_behind")
     yield
     for record in (*_RECORDS.records, *caplog.get_records("call")):
         record.exc_info = None  # its frames hold channels; the text is kept
@@ -89,9 +87,16 @@ def nothing_left_behind(
         pytest.fail("left behind:\n  " + "\n  ".join(leaks), pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def look_at_tasks(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:
+    """An async test's loop comes after `nothing_left_behind`, and is closed before it looks."""
+    if asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("no_task_left_behind")
+
+
 @pytest.fixture
 async def no_task_left_behind() -> AsyncIterator[None]:
-    """The tasks of an async test's loop; used by `nothing_left_behind`."""
+    """The tasks of an async test's loop."""
     before = asyncio.all_tasks()
     yield
     mine = asyncio.current_task()
