@@ -103,4 +103,3 @@ def _matches(choice: Node, hostname: str, draw: int) -> bool:
 def _texts(choice: Node, key: str) -> list[str]:
     field = choice.get(key)
     return [] if field is None else [item.text() for item in field.items()]
-
