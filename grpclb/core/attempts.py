@@ -173,7 +173,7 @@ class CallAttempts:
 
         The first to commit wins, the others are cancelled. A Trailers-Only response is no headers.
         """
-        if self._over or attempt == self._committed or attempt in self._cancelled:
+        if self._over or attempt in self._cancelled:
             return ()
         if attempt not in self._live:
             raise ValueError(f"{attempt} is not under way")
@@ -224,7 +224,7 @@ class CallAttempts:
         elif self._retry is None:
             # Hedging asks the throttle when a copy is due, not here.
             self._next_at = now + (pushback or 0.0)
-        elif not allowed or not self._left:
+        elif not allowed:
             self._left = 0
         elif pushback is not None:
             self._next_at = now + pushback
@@ -274,7 +274,7 @@ class CallAttempts:
 
     def _finish(self, attempt: Attempt) -> Actions:
         self._over = True
-        if attempt is _FIRST and not self._live:
+        if attempt is _FIRST:  # never a hedged one, so nothing is left to cancel
             return _FINISH_FIRST
         return (*self._cancel_all_but(None), Finish(attempt))
 

@@ -66,8 +66,6 @@ class Throttle:
 
         RPCs under way see the new values at once.
         """
-        if config == self._config:
-            return
         with self._lock:
             most = config.max_tokens * _TOKEN
             self._level = self._level * most // self._most
