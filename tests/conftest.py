@@ -22,7 +22,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +60,19 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.getLogger("asyncio").addHandler(_RECORDS)
 
 
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_FAILED] = report.failed
+    return report
+
+
 @pytest.fixture
 def expect_log(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Announce a warning from within a test."""
@@ -80,7 +93,9 @@ def nothing_left_behind(
     for record in (*_RECORDS.records, *caplog.get_records("call")):
         record.exc_info = None  # its frames hold channels; the text is kept
     leaks = _leaked_threads(threads)
-    if request.node.get_closest_marker("grpcio_leaks") is None:
+    # The traceback of a test that failed holds whatever it had open.
+    failed = request.node.stash.get(_FAILED, False)
+    if not failed and request.node.get_closest_marker("grpcio_leaks") is None:
         leaks += _leaked_descriptors(descriptors)
     leaks += _unannounced(request.node)
     if leaks:

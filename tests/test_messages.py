@@ -53,8 +53,8 @@ TARGETS: list[tuple[Any, type[Exception], str]] = [
         "https://api:443/x",
         ValueError,
         (
-            f"target 'https://api:443/x': unknown scheme 'https'; known: {SCHEMES}; gRPC targets are "
-            "not URLs; write host:port, here api:443 with secure_channel for TLS"
+            f"target 'https://api:443/x': unknown scheme 'https'; known: {SCHEMES}; "
+            "gRPC targets are not URLs; write host:port, here api:443 with secure_channel for TLS"
         ),
     ),
     ("dns:///", ValueError, f"target 'dns:///': nothing after 'dns'; {EXAMPLES}"),

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
+
+import pytest
 
 import grpclb  # registers the built-in resolvers and policies  # noqa: F401
 from grpclb.control.channel_core import ChannelCore
 from grpclb.control.channel_spec import ChannelSpec, build_spec
 from grpclb.control.picker_slot import PickerSlot
 from grpclb.control.subchannel import Connection
-from grpclb.core.address import Address
 from grpclb.core.balancer import Fail, FixedPicker, Helper, Pick, PickInfo, PickResult
-from grpclb.core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE, ConnectivityState
+from grpclb.core.connectivity import READY, ConnectivityState
 from grpclb.core.resolver import ResolverState, Update
 from grpclb.core.status import Status
 from tests.support.virtual_loop import run_virtual
 
 INFO = PickInfo("/test.Service/Method")
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+SCRIPTED: dict[str, Any] = {"loadBalancingConfig": [{"scripted": {}}]}
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -210,20 +214,26 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
+async def scripted_channel(resolver: Any = None, **options: int) -> Channel:
+    """A started channel whose policy is the fixture `scripted`; options without their prefix."""
+    knobs = [(f"grpclb.{name}", value) for name, value in options.items()]
+    return await Channel(resolver, knobs, SCRIPTED).started()
+
+
+def lists(policy: ScriptedPolicy) -> list[Any]:
+    """What the policy was told, in order: addresses, or why there are none."""
+    return [
+        state.endpoints.details
+        if isinstance(state.endpoints, Status)
+        else [str(e) for e in state.endpoints]
+        for state in policy.updates
+    ]
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    """What was logged at this level and above."""
+    return [r.getMessage() for r in caplog.records if r.levelno >= level]
+
+
 def address(number: int) -> str:
     return f"10.0.{number // 250}.{number % 250 + 1}:80"
-
-
-__all__ = [
-    "CONNECTING",
-    "READY",
-    "TRANSIENT_FAILURE",
-    "Address",
-    "Channel",
-    "FakeTransport",
-    "Script",
-    "ScriptedPolicy",
-    "address",
-    "turn",
-    "virtual",
-]
