@@ -24,22 +24,22 @@ def _resolver(backend: Backend) -> ManualResolver:
     return resolver
 
 
-def _call(channel: grpc.Channel) -> Any:
+def _call(channel: Any) -> Any:
     return channel.unary_unary(_PATH)(b"", metadata=steer(delay_ms=30_000))
 
 
-def _future(channel: grpc.Channel) -> Any:
+def _future(channel: Any) -> Any:
     return channel.unary_unary(_PATH).future(b"", metadata=steer(delay_ms=30_000)).result()
 
 
-def _stream(channel: grpc.Channel) -> Any:
+def _stream(channel: Any) -> Any:
     return list(
         channel.unary_stream("/test.Echo/UnaryStream")(b"", metadata=steer(delay_ms=30_000))
     )
 
 
 @pytest.mark.parametrize("send", [_call, _future, _stream])
-def test_sync(send: Callable[[grpc.Channel], Any]) -> None:
+def test_sync(send: Callable[[Any], Any]) -> None:
     with Backend.start(grace=0.1) as backend:
         channel = grpclb.insecure_channel("manual:///x", resolver=_resolver(backend))
         with channel, pytest.raises(grpc.RpcError) as caught:
