@@ -199,4 +199,3 @@ def test_a_full_answer_in_a_thousand_strings_is_read() -> None:
     strings = [text[i : i + size] for i in range(0, len(text), size)]
     assert len(text) > 60_000
     assert chosen(strings, hostname="host-1099") == {}
-
