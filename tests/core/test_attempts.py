@@ -155,8 +155,8 @@ def test_jitter_is_a_fifth_both_ways_even_beyond_the_cap() -> None:
 
 
 def test_pushback_has_no_jitter() -> None:
-    for policies in ((RETRY, None), (None, HEDGING)):
-        machine = CallAttempts(*policies, None, None, Random(1))
+    for retry, hedging in ((RETRY, None), (None, HEDGING)):
+        machine = CallAttempts(retry, hedging, None, None, Random(1))
         machine.start(0.0)
         answer = machine.on_outcome(Attempt(0, 0), Outcome(StatusCode.UNAVAILABLE, 0.75), 1.0)
         assert answer == (Wake(1.75),)
