@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,32 +26,42 @@ start = time.process_time()
 import grpc
 after_grpc = time.process_time()
 import grpclb
-print(after_grpc - start, time.process_time() - start,
+after_grpclb = time.process_time()
+grpclb.insecure_channel
+after_sync = time.process_time()
+grpclb.aio.insecure_channel
+print(after_grpc - start, after_grpclb - start, after_sync - start, time.process_time() - start,
       *(name for name in {_HEAVY!r} if name in sys.modules))
 """
 
 
 def _import_rows() -> list[tuple[str, ...]]:
     """Fresh processes with their bytecode at hand; CPU time, of which an import is made."""
-    ratios, plain, whole, heavy = [], [], [], set[str]()
+    samples, heavy = [], set[str]()
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        for number in range(_IMPORTS + 1):
+        for _ in range(_IMPORTS + 1):
             said = subprocess.run(
                 [sys.executable, "-c", _IMPORT],
                 capture_output=True, check=True, text=True, env=environment,
             ).stdout.split()  # fmt: skip
-            heavy.update(said[2:])
-            if number:  # the first one compiled
-                plain.append(float(said[0]) * 1e3)
-                whole.append(float(said[1]) * 1e3)
-                ratios.append(whole[-1] / plain[-1])
-    times = f"{Spread.of(plain).median:.0f} and {Spread.of(whole).median:.0f} ms of CPU"
-    return [
-        ("C3 `import grpclb` / `import grpc`", "<= 1.2", f"**{Spread.of(ratios)}**; {times}"),
-        (f"C3 loaded of {', '.join(_HEAVY)}", "none", ", ".join(sorted(heavy)) or "none"),
-    ]
+            samples.append([float(seconds) * 1e3 for seconds in said[:4]])
+            heavy.update(said[4:])
+    del samples[0]  # it compiled
+    whats = (
+        ("C3 `import grpclb` / `import grpc`", "<= 1.2"),
+        ("the same, and what a first sync channel imports", ""),
+        ("the same, and what a first aio channel imports", ""),
+    )
+    plain = statistics.median(sample[0] for sample in samples)
+    rows = []
+    for index, (what, goal) in enumerate(whats, 1):
+        ratios = Spread.of([sample[index] / sample[0] for sample in samples])
+        ours = statistics.median(sample[index] for sample in samples)
+        rows.append((what, goal, f"**{ratios}**; {ours:.0f} / {plain:.0f} ms of CPU"))
+    found = ", ".join(sorted(heavy)) or "none"
+    return [*rows, (f"C3 loaded of {', '.join(_HEAVY)}", "none", found)]
 
 
 def _first_rpc_rows(target: str) -> list[tuple[str, ...]]:

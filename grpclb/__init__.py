@@ -7,21 +7,20 @@ look-aside protocol of gRPC that is named grpclb, too.)
 
 from __future__ import annotations
 
+import importlib
 import logging
+from typing import TYPE_CHECKING
 
-from grpclb import aio
-from grpclb.control.attempt_log import AttemptRecord, attempts
-from grpclb.control.registries import POLICIES, RESOLVERS
-from grpclb.core.address import Address, AddressError, Endpoint
-from grpclb.core.balancer import Policy
-from grpclb.core.resolver import Resolver, ResolverContext, ResolverFactory, ResolverState
-from grpclb.core.service_config import ServiceConfigError
-from grpclb.core.status import Status
-from grpclb.core.target import Target
-from grpclb.policies.pick_first import PICK_FIRST
-from grpclb.policies.round_robin import ROUND_ROBIN
-from grpclb.resolvers import dns, static
-from grpclb.sync.channel import Channel, insecure_channel, secure_channel
+if TYPE_CHECKING:
+    from grpclb import aio
+    from grpclb.control.attempt_log import AttemptRecord, attempts
+    from grpclb.core.address import Address, AddressError, Endpoint
+    from grpclb.core.balancer import Policy
+    from grpclb.core.resolver import Resolver, ResolverContext, ResolverFactory, ResolverState
+    from grpclb.core.service_config import ServiceConfigError
+    from grpclb.core.status import Status
+    from grpclb.core.target import Target
+    from grpclb.sync.channel import Channel, insecure_channel, secure_channel
 
 __all__ = [
     "Address",
@@ -43,10 +42,49 @@ __all__ = [
     "secure_channel",
 ]
 
+# Where the public names live. Each is imported when it is first used, so that a program pays for
+# the stack that it uses (sync or aio), and one that has no channel yet pays nearly nothing.
+_HOMES = {
+    "Address": "core.address",
+    "AddressError": "core.address",
+    "AttemptRecord": "control.attempt_log",
+    "Channel": "sync.channel",
+    "Endpoint": "core.address",
+    "Resolver": "core.resolver",
+    "ResolverContext": "core.resolver",
+    "ResolverState": "core.resolver",
+    "ServiceConfigError": "core.service_config",
+    "Status": "core.status",
+    "Target": "core.target",
+    "attempts": "control.attempt_log",
+    "insecure_channel": "sync.channel",
+    "secure_channel": "sync.channel",
+}
+
 # Quiet unless the application configures logging (the tree is `grpclb.*`).
 logging.getLogger("grpclb").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
+
+
+def _import(name: str) -> object:
+    """The value of a public name that was not used before."""
+    if name == "aio":
+        return importlib.import_module("grpclb.aio")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'grpclb' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"grpclb.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of ours
+    __getattr__ = _import
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def register_resolver(scheme: str, factory: ResolverFactory) -> None:
@@ -55,6 +93,8 @@ def register_resolver(scheme: str, factory: ResolverFactory) -> None:
     Replaces a resolver of the same scheme for channels that are built afterwards. Raises
     ValueError for a scheme that no target could have. Any thread.
     """
+    from grpclb.control.registries import RESOLVERS
+
     RESOLVERS.register(scheme, factory)
 
 
@@ -63,13 +103,6 @@ def register_policy(policy: Policy) -> None:
 
     Raises ValueError for a name that no config could say. Any thread.
     """
+    from grpclb.control.registries import POLICIES
+
     POLICIES.register(policy.name, policy)
-
-
-# The built-in ones: an explicit list, so that nothing registers itself by being imported.
-for _policy in (ROUND_ROBIN, PICK_FIRST):
-    register_policy(_policy)
-register_resolver("dns", dns.factory)
-for _scheme in ("ipv4", "ipv6", "unix", "unix-abstract"):
-    register_resolver(_scheme, static.factory)
-del _policy, _scheme

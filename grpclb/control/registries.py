@@ -1,10 +1,24 @@
-"""The tables of resolvers and policies; `grpclb` fills in the built-in ones by an explicit list."""
+"""The tables of resolvers and policies, with the built-in ones in them.
+
+An explicit list, so that nothing registers itself by being imported.
+"""
 
 from __future__ import annotations
 
 from grpclb.core.balancer import Policy
 from grpclb.core.registry import Registry
 from grpclb.core.resolver import ResolverFactory
+from grpclb.policies.pick_first import PICK_FIRST
+from grpclb.policies.round_robin import ROUND_ROBIN
+from grpclb.resolvers import dns, static
 
 RESOLVERS: Registry[ResolverFactory] = Registry("target scheme", r"[a-z][a-z0-9+.-]*")
+RESOLVERS.register("dns", dns.factory)
+for _scheme in ("ipv4", "ipv6", "unix", "unix-abstract"):
+    RESOLVERS.register(_scheme, static.factory)
+del _scheme
+
 POLICIES: Registry[Policy] = Registry("load-balancing policy")
+for _policy in (ROUND_ROBIN, PICK_FIRST):
+    POLICIES.register(_policy.name, _policy)
+del _policy
