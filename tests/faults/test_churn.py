@@ -149,9 +149,9 @@ def flap(connect: Connect, fleet: list[Backend], linger_ms: int) -> list[int]:
     client = connect("manual:///api", resolver=resolver, options=options)
     with client.load(4, timeout=10) as load:
         load.wait(50)
-        for turn in range(20):
+        for turn in range(12):
             resolver.update(first if turn % 2 else second)
-            load.wait(50)
+            load.wait(30)
     assert load.failures == []
     return [len(backend.stats()["peers"]) for backend in fleet]
 

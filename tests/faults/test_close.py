@@ -1,5 +1,7 @@
 """close() in every state gives everything back: FIGURES F46, F47; promises P6 and P7.
 
+Threads, descriptors and memory over a hundred channels: integration/test_process_life.py.
+
 That no thread, descriptor or task is left, autouse fixtures check after every test.
 """
 
@@ -7,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 from collections import Counter
 from typing import Any
@@ -239,11 +239,3 @@ def test_channels_come_and_go_without_a_trace(connect: Connect, fleet: list[Back
         once()
     eventually(lambda: ours() - before == Counter(), 3, "no object of ours is left")
     eventually(lambda: established(fleet) == 0, what="all connections closed")
-
-
-@pytest.mark.parametrize("stack", ["sync", "aio"])
-def test_threads_and_descriptors_return_exactly(fleet: list[Backend], stack: str) -> None:
-    command = [sys.executable, "-W", "error", "-m", "tests.faults.programs.come_and_go"]
-    command += [stack, target_of(fleet), "25"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr

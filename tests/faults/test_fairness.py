@@ -24,9 +24,9 @@ def test_round_robin_is_exactly_even(connect: Connect, fleet: list[Backend], wor
     wait_ready(client, 4)
     for backend in fleet:
         backend.reset()
-    assert failures(client.calls(800, workers=workers)) == []
+    assert failures(client.calls(400, workers=workers)) == []
     counts = calls_on(fleet)
-    assert sum(counts) == 800
+    assert sum(counts) == 400
     assert max(counts) - min(counts) <= (0 if workers == 1 else 1)
 
 
