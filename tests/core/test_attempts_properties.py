@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from grpc import StatusCode
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpclb.core.attempt import SUCCESS, Action, Attempt, Cancel, Finish, Outcome, Send, Wake
@@ -270,6 +270,7 @@ def world(choose: Callable[[list[Any]], Any]) -> World:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(data=st.data())
 def test_whatever_servers_do(data: st.DataObject) -> None:
     world(lambda options: data.draw(st.sampled_from(options))).run()
@@ -284,6 +285,7 @@ def test_many_stories_and_each_twice() -> None:
     assert len(kinds) > 20, "these stories are all alike"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     multiplier=st.floats(1e-30, 3.4e38, exclude_min=True),
     initial=st.floats(1e-9, 1e12),
