@@ -6,7 +6,7 @@ import threading
 from contextlib import nullcontext
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpclb.core.retry_config import RetryThrottling
@@ -158,6 +158,7 @@ def test_it_says_how_full_it_is() -> None:
     assert repr(bucket(10, 0.1, tokens=5)) == "<Throttle 5 of 10 tokens (throttled)>"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     most=st.integers(1, 1000),
     ratio=st.integers(1, 5000).map(lambda thousandths: thousandths / 1000),
