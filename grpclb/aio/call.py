@@ -153,7 +153,7 @@ class ClientCall(grpc.aio.Call):
         """A finished attempt ends the RPC, or another one follows."""
         if self._inner is not inner or self._final:
             return
-        if code is _UNAVAILABLE and not self._engine.closed:
+        if code is _UNAVAILABLE and not self._engine.ended:
             late = self._deadline is not None and monotonic() >= self._deadline
             if not late and never_left(code, known(inner.details())):
                 self._inner = self._pick = None

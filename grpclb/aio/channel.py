@@ -180,6 +180,11 @@ class Channel(grpc.aio.Channel):
     ) -> None:
         await self.close()
 
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # grpcio's channel has it, and programs that log it exist (its own tests among them).
+        return asyncio.get_event_loop()
+
     # -- grpclb's own ------------------------------------------------------------------------
 
     def resolve_now(self) -> None:
