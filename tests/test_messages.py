@@ -19,8 +19,8 @@ from grpclb.core.resolver import ResolverState, Update
 from grpclb.testing import ManualResolver
 
 TARGET = "ipv4:127.0.0.1:80"
-SCHEMES = ", ".join(sorted(RESOLVERS))
-NAMES = ", ".join(sorted(POLICIES))
+# What is registered by then, as others may register more.
+SCHEMES, NAMES = "<schemes>", "<policies>"
 EXAMPLES = "write for example host:port, dns:///host:port, ipv4:10.0.0.1:80, unix:/path"
 NO_RESOLVER = "resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
 NO_FACTORY = "; a factory belongs into grpclb.register_resolver"
@@ -195,6 +195,14 @@ both_secure = pytest.mark.parametrize(
 )
 
 
+def filled(message: str) -> str:
+    """A message with the names that are known."""
+    known = {SCHEMES: RESOLVERS, NAMES: POLICIES}
+    for mark, names in known.items():
+        message = message.replace(mark, ", ".join(sorted(names)))
+    return message
+
+
 def told(error: type[Exception], make: Callable[[], object]) -> str:
     """The message of the exception that is raised, which must be of this kind."""
     with pytest.raises(error) as raised:
@@ -205,14 +213,14 @@ def told(error: type[Exception], make: Callable[[], object]) -> str:
 @both_factories
 @pytest.mark.parametrize(("target", "error", "message"), TARGETS)
 def test_a_malformed_target(factory: Any, target: Any, error: Any, message: str) -> None:
-    text = told(error, lambda: factory(target))
-    assert text == message or (message.endswith("; ") and text.startswith(message))
+    text, expected = told(error, lambda: factory(target)), filled(message)
+    assert text == expected or (expected.endswith("; ") and text.startswith(expected))
 
 
 @both_factories
 @pytest.mark.parametrize(("arguments", "error", "message"), ARGUMENTS)
 def test_a_wrong_argument(factory: Any, arguments: Any, error: Any, message: str) -> None:
-    assert told(error, lambda: factory(TARGET, **arguments)) == message
+    assert told(error, lambda: factory(TARGET, **arguments)) == filled(message)
 
 
 @both_factories
@@ -231,7 +239,7 @@ def test_a_wrong_service_config(factory: Any, config: Any, message: str, given_a
     if config == 5 and given_as == "option":
         assert said == "service config: $: expected a JSON object, got 5"
     else:
-        assert said == f"service config: {message}"
+        assert said == filled(f"service config: {message}")
 
 
 @both_secure
