@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -28,7 +27,6 @@ from grpclb.testing import ManualResolver
 
 _SECONDS = 10.0
 _COUNTS = (200, 1_000)
-_REPEATS = 3
 _GOALS = {200: "0.5 %", 1_000: "2 %"}
 # Not ipv4:a,b,c,...: the authority of such a target is the whole list, too long for a header.
 _TARGET = "manual:///idle"
@@ -112,13 +110,9 @@ async def _balanced_aio(addresses: Sequence[str]) -> None:
 
 
 def _measure(kind: str, port: int, count: int) -> list[float]:
-    """Medians of: KiB per backend, CPU in % of a core, threads of ours, threads."""
+    """KiB per backend, CPU in % of a core, threads of ours, threads."""
     command = [sys.executable, "-m", "benchmarks.idle", kind, str(port), str(count)]
-    samples = [
-        [float(n) for n in subprocess.check_output(command, text=True).split()]
-        for _ in range(_REPEATS)
-    ]
-    return [statistics.median(values) for values in zip(*samples, strict=True)]
+    return [float(number) for number in subprocess.check_output(command, text=True).split()]
 
 
 def _row(stack: str, port: int, count: int) -> tuple[str, ...]:
@@ -147,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     heading(
         "Idle backends (C6)",
-        f"CPU over {_SECONDS:.0f} s; median of {_REPEATS} processes; no subset.",
+        f"CPU over {_SECONDS:.0f} s, each in a process of its own; no subset.",
     )
     with Servers(1, wildcard=True) as servers:
         rows = [_row(stack, servers.ports[0], n) for n in _COUNTS for stack in ("sync", "aio")]
