@@ -197,9 +197,8 @@ both_secure = pytest.mark.parametrize(
 
 def filled(message: str) -> str:
     """A message with the names that are known."""
-    known = {SCHEMES: RESOLVERS, NAMES: POLICIES}
-    for mark, names in known.items():
-        message = message.replace(mark, ", ".join(sorted(names)))
+    for mark, names in ((SCHEMES, sorted(RESOLVERS)), (NAMES, sorted(POLICIES))):
+        message = message.replace(mark, ", ".join(names))
     return message
 
 
