@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import os
 import re
@@ -107,7 +108,7 @@ def nothing_left_behind(
 @pytest.fixture(autouse=True)
 def look_at_tasks(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:
     """An async test's loop comes after `nothing_left_behind`, and is closed before it looks."""
-    if asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("no_task_left_behind")
 
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import grpclb
 from grpclb.control import loop as control_loop
 from grpclb.control.loop import ControlLoop, run_on
+from grpclb.core.resolver import Update
+from tests.control.harness import Script
 
 
 @pytest.fixture
@@ -318,3 +321,29 @@ def test_shut_down_at_exit_ends_the_thread_with_leases_open(control: ControlLoop
     assert not thread.is_alive()
     lease.release()
     assert control.thread is None
+
+
+@pytest.mark.expect_log("closed while the control loop was blocked")
+def test_a_channel_closes_in_bounded_time_while_the_loop_is_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FIGURES F43, P6: a resolver that blocks holds up neither close() nor the loop's end."""
+    monkeypatch.setattr("grpclb.sync.engine._CLOSE_PATIENCE", 0.05)
+    blocked, freed = threading.Event(), threading.Event()
+
+    async def block(update: Update) -> None:
+        blocked.set()
+        freed.wait()
+
+    channel = grpclb.insecure_channel("test:///api", resolver=Script(block))
+    channel.subscribe(lambda state: None, try_to_connect=True)
+    assert blocked.wait(5)
+    thread = control_loop.CONTROL.thread
+    before = time.monotonic()
+    channel.close()
+    took = time.monotonic() - before
+    freed.set()
+    assert took < 1
+    assert thread is not None
+    thread.join(5)
+    assert not thread.is_alive()
