@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from grpclb.core.address import Address, AddressError
 from grpclb.core.resolver import ResolverContext, ResolverState, Update
@@ -28,11 +29,14 @@ def factory(target: Target, context: ResolverContext) -> StaticResolver:
 
     Raises AddressError (a ValueError) that names the bad address and its place in the list.
     """
+    return StaticResolver(_state(target))
+
+
+@lru_cache(maxsize=64)  # a target is looked at when its channel is built, and when that starts
+def _state(target: Target) -> ResolverState:
     addresses = tuple(dict.fromkeys(_addresses(target)))
     noun = "address" if len(addresses) == 1 else "addresses"
-    return StaticResolver(
-        ResolverState.of(addresses, note=f"{target} resolved {len(addresses)} {noun}")
-    )
+    return ResolverState.of(addresses, note=f"{target} resolved {len(addresses)} {noun}")
 
 
 def _addresses(target: Target) -> list[Address]:
