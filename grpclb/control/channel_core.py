@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -35,6 +36,7 @@ from grpclb.core.resolver import ResolverState
 from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.policies.graceful_switch import GracefulSwitch
+from grpclb.policies.pick_first import ATTEMPT_DELAY_MS
 
 _LOG = logging.getLogger("grpclb.channel")
 
@@ -185,6 +187,9 @@ class ChannelCore:
         self.subchannel_args = args
         self._resolved = self._resolved or not isinstance(state.endpoints, Status)
         choice = config.lb or self.spec.default_policy
+        delay = self.spec.options.values.get(ATTEMPT_DELAY_MS)
+        if delay is not None:
+            state = replace(state, attributes={**state.attributes, ATTEMPT_DELAY_MS: delay})
         try:
             accepted = balancer.update(state, choice, anew=anew)
         except Exception as error:
