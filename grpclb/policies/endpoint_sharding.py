@@ -48,6 +48,9 @@ _PATIENCE_PER_ENDPOINT = 2e-6
 _SHORTEST_PATIENCE = 0.001
 _NEXT_EXIT_IDLE = 1.0
 
+NO_ENDPOINTS = Status.unavailable("the resolver found no endpoints")
+_UNKNOWN_ERROR = Status.unavailable("connection failed")
+
 
 def endpoint_key(endpoint: Endpoint) -> Hashable:
     """An endpoint's identity, the set of its addresses; a plain text where one will do.
@@ -145,6 +148,7 @@ class EndpointSharding:
         "_on_change",
         "_quiet",
         "_reresolve_timer",
+        "_resolver_error",
         "_timer",
         "_wants_resolution",
         "build_child",
@@ -170,6 +174,7 @@ class EndpointSharding:
         self._config: object = None
         self._idle: list[Child] = []
         self._last_failed: Child | None = None
+        self._resolver_error = NO_ENDPOINTS
         self._wants_resolution = False
         self._quiet = False  # an update is under way, or all is closed: nothing is scheduled
         self._timer: Timer | None = None
@@ -191,23 +196,30 @@ class EndpointSharding:
         return self._counts[CONNECTING] + self._counts[IDLE]
 
     @property
-    def last_error(self) -> Status | None:
-        """The newest error of a child that fails."""
+    def last_error(self) -> Status:
+        """Why nobody is READY: a child's newest error; without children the resolver's."""
+        if not self.children:
+            return self._resolver_error
         child = self._last_failed
         if child is None or child.state is not TRANSIENT_FAILURE:
             failing = (c for c in self.children.values() if c.state is TRANSIENT_FAILURE)
             child = self._last_failed = next(failing, None)
-        return None if child is None else _error_of(child.picker)
+        return _UNKNOWN_ERROR if child is None else _error_of(child.picker)
 
     # -- from the owner ----------------------------------------------------------------------
 
     def update(self, state: ResolverState, config: object = None) -> bool:
         """Open, keep and shut children. `config` is that of the children.
 
-        A Status in place of the endpoints changes nothing. False: the list was empty.
+        A Status in place of the endpoints counts only as long as there is no child. False: there
+        is none after this, for the reason in `last_error`.
         """
         if isinstance(state.endpoints, Status):
+            if not self.children:
+                self._resolver_error = state.endpoints
+                self._settle()
             return bool(self.children)
+        self._resolver_error = NO_ENDPOINTS
         change = diff(self.children.keys(), state.endpoints)
         self._quiet = True
         anew = config != self._config
@@ -368,8 +380,8 @@ def rotated(items: tuple[T, ...], random: Random) -> tuple[T, ...]:
     return items[start:] + items[:start]
 
 
-def _error_of(picker: Picker) -> Status | None:
+def _error_of(picker: Picker) -> Status:
     match picker:
         case FixedPicker(Fail(status)):
             return status
-    return None
+    return _UNKNOWN_ERROR

@@ -33,7 +33,7 @@ from grpclb.core.connectivity import (
 )
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
-from grpclb.policies.endpoint_sharding import EndpointSharding
+from grpclb.policies.endpoint_sharding import NO_ENDPOINTS, EndpointSharding
 
 if TYPE_CHECKING:
     from grpclb.core.clock import Timer
@@ -88,8 +88,6 @@ class RoundRobin:
     def update(self, state: ResolverState, config: object) -> bool:
         if isinstance(config, RoundRobinConfig):
             self._cold_start_wait = config.cold_start_wait
-        if isinstance(state.endpoints, Status) and not self._shards.children:
-            self._publish(TRANSIENT_FAILURE, state.endpoints, FixedPicker(Fail(state.endpoints)))
         return self._shards.update(state)
 
     def exit_idle(self) -> None:
@@ -131,9 +129,11 @@ class RoundRobin:
 
     def _failure(self) -> Status:
         shards = self._shards
+        error = shards.last_error
+        if error is NO_ENDPOINTS:
+            return Status(error.code, f"round_robin: {error.details}")
         if not shards.children:
-            return Status.unavailable("round_robin: the resolver found no endpoints")
-        error = shards.last_error or Status.unavailable("connection failed")
+            return error  # the resolver's own words
         text = f"round_robin: 0 of {len(shards.children)} backends ready; last: {error.details}"
         return Status(error.code, text)
 
