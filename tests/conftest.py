@@ -24,15 +24,14 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import psutil
 import pytest
 
 T = TypeVar("T")
 _GRACE = 2.0  # seconds for what ends a moment after the test; without a leak nothing waits
-_FDS = Path("/proc/self/fd")
+_FDS = "/proc/self/fd"
+_HAS_FDS = os.path.isdir(_FDS)
 # asyncio's complaint where grpc.aio's one poller is read by two loops, one of them in vain.
 _GRPC_S_POLLER = "Exception in callback PollerCompletionQueue._handle_events"
 # Descriptors that gRPC's and Python's own machinery opens once, at first use, and keeps.
@@ -137,9 +136,9 @@ def _leaked_threads(before: set[threading.Thread]) -> list[str]:
 def _descriptors() -> set[str]:
     """Open sockets, pipes and files by their identity, as a number is soon taken again."""
     found = set()
-    for number in os.listdir(_FDS) if _FDS.exists() else ():
+    for number in os.listdir(_FDS) if _HAS_FDS else ():
         try:
-            name = os.readlink(_FDS / number)
+            name = os.readlink(f"{_FDS}/{number}")
         except OSError:  # the one of the listing itself
             continue
         if not name.startswith(_PROCESS_WIDE):
@@ -151,9 +150,14 @@ def _leaked_descriptors(before: set[str]) -> list[str]:
     left = _after_grace(lambda: _descriptors() - before)
     if not left:
         return []
-    numbers = {os.readlink(_FDS / n): int(n) for n in os.listdir(_FDS) if (_FDS / n).exists()}
-    connections = {c.fd: c for c in psutil.Process().net_connections("all")}
-    return [f"descriptor {name}: {connections.get(numbers.get(name, -1))}" for name in left]
+    sockets = {f"socket:[{os.fstat(c.fd).st_ino}]": c for c in _connections()}
+    return [f"descriptor {name}: {sockets.get(name, '')}" for name in left]
+
+
+def _connections() -> list[Any]:
+    import psutil  # only to say more about a failure
+
+    return list(psutil.Process().net_connections("all"))
 
 
 def _after_grace(look: Callable[[], set[T]]) -> list[T]:
