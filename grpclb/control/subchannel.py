@@ -26,6 +26,9 @@ from grpclb.core.status import Status
 
 _LOG = logging.getLogger("grpclb.subchannel")
 _DRAIN_POLL = 0.25  # seconds between looks at a draining connection
+# Seconds for the RPCs of threads that picked a connection just before it was retired, and are not
+# counted on it yet: closing at once would cancel them.
+_SETTLE = 0.1
 _NEW = SubchannelState(IDLE)
 
 
@@ -248,11 +251,13 @@ class SubchannelPool:
         key = (connection.address, connection.args)
         if self._connections.get(key) is connection:
             del self._connections[key]
-        started = connection.retired_at or 0.0
-        late = self._drain_timeout and self._clock.now() - started >= self._drain_timeout
-        if connection.transport.inflight and not late:
+        age = self._clock.now() - (connection.retired_at or 0.0)
+        late = self._drain_timeout and age >= self._drain_timeout
+        settling = connection.connected_at is not None and age < _SETTLE
+        if (connection.transport.inflight or settling) and not late:
+            pause = _SETTLE if settling else _DRAIN_POLL
             self._draining.add(connection)
-            connection.timer = self._clock.call_later(_DRAIN_POLL, lambda: self._drain(connection))
+            connection.timer = self._clock.call_later(pause, lambda: self._drain(connection))
             return
         self._draining.discard(connection)
         self._shut(connection)

@@ -109,6 +109,7 @@ def test_two_holders_share_one_connection() -> None:
     p.clock.advance(60)
     assert p.open == [str(A)]
     second.release()
+    p.clock.advance(0.25)
     assert p.open == []
 
 
@@ -238,6 +239,21 @@ def test_running_calls_finish_before_a_connection_closes() -> None:
     p.clock.advance(3600)
     assert p.open == [str(A)]
     assert p.pool.inflight == 2
+    p.opened[0].inflight = 0
+    p.clock.advance(0.25)
+    assert p.open == []
+    assert p.clock.pending == 0
+
+
+def test_a_call_that_was_picked_just_before_is_waited_for() -> None:
+    """A thread has picked the connection, and its call is not counted yet when it is retired."""
+    p = Pool(linger=0)
+    p.ready().release()
+    p.clock.advance(0.05)
+    assert p.open == [str(A)]
+    p.opened[0].inflight = 1
+    p.clock.advance(10)
+    assert p.open == [str(A)]
     p.opened[0].inflight = 0
     p.clock.advance(0.25)
     assert p.open == []

@@ -122,6 +122,7 @@ def test_a_removed_endpoint_gets_no_new_rpc_under_load(
         load.wait(20)
         resolver.update([fleet[0].address])
         eventually(lambda: len(states(client)) == 1, what="one backend left")
+        load.wait(40)  # those that were on their way have arrived
         fleet[1].reset()
         load.wait(100)
     assert load.failures == []
