@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 _LOG = logging.getLogger("grpclb.fork")
+_LOOP_LOG = logging.getLogger("grpclb.loop")
 _PARK_PATIENCE = 2.0  # seconds that a fork waits for the loop to reach a safe point
 _STOP_PATIENCE = 2.0
 _EXIT_PATIENCE = 0.8  # the interpreter ends, and a resolver that blocks must not hold it up
@@ -157,7 +158,12 @@ def _warn_of_fork(*, used: bool) -> None:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while True:
+            try:
+                loop.run_forever()
+                break
+            except SystemExit:  # asyncio lets it through; the channels of others live here, too
+                _LOOP_LOG.exception("sys.exit() was called on the control loop, and ignored")
     finally:
         _cancel_all(loop)
         loop.close()

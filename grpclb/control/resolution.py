@@ -116,7 +116,7 @@ class Resolution:
                 if task is None or task.cancelling():
                     raise
                 self._raised(error)  # something that the resolver waited for was cancelled
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if task is not self._task:
                     _LOG.debug("%s: the closed resolver raised %r", self._spec.target, error)
                     return
