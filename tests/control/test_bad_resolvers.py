@@ -100,6 +100,18 @@ async def test_a_resolver_whose_own_task_is_cancelled_is_run_again() -> None:
     assert channel.resolver.runs >= 2
 
 
+@pytest.mark.expect_log("the resolver raised SystemExit")
+@virtual
+async def test_a_resolver_cannot_end_the_process() -> None:
+    async def run(update: Update) -> None:
+        raise SystemExit(3)
+
+    channel = await Channel(Script(run)).started()
+    assert channel.failure() == "UNAVAILABLE: test:///api: the resolver raised SystemExit: 3"
+    await asyncio.sleep(2)
+    assert channel.resolver.runs >= 2
+
+
 @virtual
 async def test_a_resolver_that_returns_leaves_its_list() -> None:
     async def run(update: Update) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,19 @@ def test_a_task_that_clings_to_life_does_not_hold_up_close(
     let_go = True  # so that the coroutine ends when it is collected
     del task
     gc.collect()
+
+
+@pytest.mark.expect_log(r"sys\.exit\(\) was called on the control loop")
+def test_sys_exit_in_a_callback_does_not_end_the_loop_of_all_channels(
+    control: ControlLoop,
+) -> None:
+    lease = control.acquire()
+    thread = thread_of(lease.loop)
+    lease.loop.call_soon_threadsafe(sys.exit, 3)
+    assert run_on(lease.loop, lambda: 42, 5) == 42
+    lease.release()
+    assert not thread.is_alive()
+    assert lease.loop.is_closed()
 
 
 # -- run_on ----------------------------------------------------------------------------------------
