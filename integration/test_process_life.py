@@ -60,4 +60,6 @@ def test_a_hundred_channels_leave_nothing(fleet: list[Backend], stack: str) -> N
     ]
     command += [stack, target_of(fleet), "100"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    # asyncio's debug mode tells of steps over 0.1 s, which a busy machine has.
+    noise = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, noise) == (0, []), done.stdout + done.stderr
