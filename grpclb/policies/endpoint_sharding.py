@@ -307,14 +307,11 @@ class EndpointSharding:
 
     def _enter(self, child: Child, state: ConnectivityState) -> None:
         now = self.helper.clock.now()
-        # A child is IDLE for no longer than it takes to ask it to connect.
-        connecting_on = child.state is IDLE and state is CONNECTING
         self._count(child, state)
         child.state = state
         if state is READY:
             child.took = now - child.since
-        if not connecting_on:
-            child.since = now
+        child.since = now
 
     def _child_wants_resolution(self) -> None:
         self._wants_resolution = True

@@ -179,7 +179,6 @@ class GracefulSwitch:
 
     def _see_off(self, side: _Side) -> None:
         """Close it when it is not in the middle of a call that brought us here."""
-        side.closed = True
         self._leaving.append(side)
         self.helper.clock.call_later(0, self._close_leaving)
 

@@ -287,7 +287,7 @@ class PickFirst:
             self._error = self._named(attempt, status)
         if self._in_pass:
             self._mark_failed(attempt)
-            if self._attempts.get(self._addresses[self._next - 1]) is attempt and not again:
+            if self._attempts.get(self._addresses[self._next - 1]) is attempt:
                 self._try_next()
             else:
                 self._end_pass_if_all_failed()

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from grpclb.core.balancer import (
+    QUEUE,
     QUEUE_PICKER,
     Fail,
     FixedPicker,
@@ -140,7 +141,10 @@ class RoundRobin:
     # -- the cold start --------------------------------------------------------------------
 
     def _must_hold(self) -> bool:
-        """Should RPCs that wait go on waiting, for more backends to share them?"""
+        """Should RPCs that wait go on waiting, for more backends to share them?
+
+        One of them need not: a single RPC is no burst, and its caller wants it soon.
+        """
         if self._published[0] is READY or not self._shards.connecting:
             return False
         if self._hold is None:
@@ -148,8 +152,9 @@ class RoundRobin:
             if wait <= 0:
                 return False
             self._hold = self._helper.clock.call_later(wait, self._publish_ready)
-        # Also where RPCs failed before: now there is hope, so let them wait.
-        self._publish(CONNECTING, None, QUEUE_PICKER)
+            ready = make_picker(tuple(self._shards.ready.values()), self._turns)
+            # Also where RPCs failed before: now there is hope, so let them wait.
+            self._publish(CONNECTING, self._hold, _OneOnly(ready))
         return True
 
     def _first_took(self) -> float:
@@ -195,6 +200,19 @@ class _FixedTurns:
                 break
             pick = self._picks[next(self._turns) % self._size]
         return pick
+
+
+class _OneOnly:
+    """One pick, and then none: while a cold start is held up for more backends."""
+
+    __slots__ = ("_picker", "_picks")
+
+    def __init__(self, picker: Picker) -> None:
+        self._picker = picker
+        self._picks = itertools.count()
+
+    def pick(self, info: PickInfo) -> PickResult:
+        return QUEUE if next(self._picks) else self._picker.pick(info)
 
 
 class _Turns:

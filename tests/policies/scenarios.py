@@ -15,7 +15,7 @@ be seen then. What may stand in a phase:
         pick            "queue", a regular expression for the error, or "ip:port"
         accepted        what the last update returned
         live            the addresses of the subchannels held, sorted
-        connecting      those of them that were asked to connect, sorted
+        connecting      those of them that are not IDLE, sorted
         created         how many subchannels were created in this phase
         resolutions     how often resolution was asked for in this phase
         timers          how many timers wait
@@ -43,7 +43,7 @@ from grpclb.core.balancer import (
     PolicyConfig,
     Queue,
 )
-from grpclb.core.connectivity import ConnectivityState
+from grpclb.core.connectivity import IDLE, ConnectivityState
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
 from grpclb.policies.graceful_switch import GracefulSwitch
@@ -108,7 +108,9 @@ class Scenario:
             "pick": self._pick() if "pick" in phase else None,
             "accepted": self.accepted,
             "live": sorted(s.address.target for s in live),
-            "connecting": sorted(s.address.target for s in live if s.connects),
+            "connecting": sorted(
+                s.address.target for s in live if s.state.connectivity is not IDLE
+            ),
             "created": len(helper.subchannels) - created,
             "resolutions": helper.resolution_requests - resolutions,
             "timers": helper.clock.pending,

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from grpclb.core.address import Address, Endpoint
-from grpclb.core.balancer import Pick, SubchannelState
+from grpclb.core.balancer import Fail, Pick, SubchannelState
 from grpclb.core.connectivity import (
     CONNECTING,
     IDLE,
@@ -110,11 +110,11 @@ class HastySubchannel(FakeSubchannel):
         end: ConnectivityState,
     ) -> None:
         super().__init__(address, on_state)
-        self._end = end
+        self.end = end
 
     def connect(self) -> None:
         super().connect()
-        self.set(self._end)
+        self.set(self.end)
 
 
 class HastyHelper(FakeHelper):
@@ -150,6 +150,45 @@ def test_subchannels_may_fail_before_connect_returns() -> None:
     assert helper.resolution_requests == 1
     balancer.close()
     assert helper.clock.pending == 0
+
+
+def test_addresses_that_are_connected_after_a_failed_pass_may_be_ready_at_once() -> None:
+    ends = {A: TRANSIENT_FAILURE, B: CONNECTING}
+    helper = HastyHelper(ends)
+    PICK_FIRST.build(helper).update(ResolverState.of([A, B]), PickFirstConfig())
+    first, second = helper.live
+    assert isinstance(first, HastySubchannel)
+    first.set(IDLE)
+    first.end = READY
+    second.set(TRANSIENT_FAILURE)
+    assert helper.states == [CONNECTING, TRANSIENT_FAILURE, READY]
+    assert helper.live == [first]
+    assert helper.clock.pending == 0
+
+
+def test_a_state_that_is_told_twice_is_published_once() -> None:
+    """A connection that is taken over tells its new holder how it stands, perhaps once more."""
+    helper = FakeHelper()
+    PICK_FIRST.build(helper).update(ResolverState.of([A]), PickFirstConfig())
+    (subchannel,) = helper.live
+    for state in (CONNECTING, READY, READY):
+        subchannel._on_state(SubchannelState(state))
+    assert helper.states == [CONNECTING, READY]
+
+
+def test_an_error_from_before_the_last_connection_is_not_shown() -> None:
+    helper = FakeHelper()
+    balancer = PICK_FIRST.build(helper)
+    balancer.update(ResolverState.of([A]), PickFirstConfig())
+    (subchannel,) = helper.live
+    subchannel.set(TRANSIENT_FAILURE, "an old story")
+    subchannel.set(READY)
+    subchannel.set(IDLE)
+    balancer.exit_idle()
+    subchannel._on_state(SubchannelState(TRANSIENT_FAILURE))
+    result = helper.pick()
+    assert isinstance(result, Fail)
+    assert result.status.details.endswith("last: connection failed")
 
 
 def test_a_server_name_is_part_of_an_address() -> None:

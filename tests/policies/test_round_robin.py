@@ -20,7 +20,7 @@ from grpclb.core.balancer import (
     PickInfo,
     PickResult,
 )
-from grpclb.core.connectivity import IDLE, READY, TRANSIENT_FAILURE
+from grpclb.core.connectivity import CONNECTING, IDLE, READY, TRANSIENT_FAILURE
 from grpclb.core.resolver import ResolverState
 from grpclb.policies.round_robin import ROUND_ROBIN, RoundRobin, RoundRobinConfig, make_picker
 from grpclb.testing import FakeHelper, FakeSubchannel
@@ -36,7 +36,7 @@ def ready_balancer(count: int, seed: int = 0) -> tuple[FakeHelper, RoundRobin]:
     helper = FakeHelper(seed=seed)
     balancer = ROUND_ROBIN.build(helper)
     balancer.update(ResolverState.of(addresses(count)), RoundRobinConfig())
-    for subchannel in helper.live:
+    for subchannel in sorted(helper.live, key=lambda s: s.address.target):
         subchannel.set(READY)
     helper.clock.advance(0.05)
     assert helper.state is READY
@@ -126,6 +126,17 @@ def test_a_cold_burst_is_shared() -> None:
             counts.update(target_of(helper.pick()) for _ in range(30))
     assert counts.total() == 30
     assert max(counts.values()) <= 15
+
+
+def test_the_wait_of_a_cold_start_ends_in_the_moment_when_its_backend_is_lost() -> None:
+    helper = FakeHelper()
+    ROUND_ROBIN.build(helper).update(ResolverState.of(addresses(2)), RoundRobinConfig())
+    first = helper.live[0]
+    helper.clock.call_later(0.010, lambda: first.set(IDLE))
+    first.set(READY)
+    helper.clock.advance(0.010)
+    assert set(helper.states) == {CONNECTING}
+    assert helper.pick() == QUEUE
 
 
 # -- pickers of children that decide for each RPC ------------------------------------------------
