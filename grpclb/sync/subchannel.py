@@ -8,6 +8,7 @@ saw a failure asks for a look at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import sleep
 from typing import Any
 
 import grpc
@@ -25,7 +26,8 @@ _PROBE_TIMEOUT = 1.0
 _PROBE_PATIENCE = 0.03  # seconds that a failure's report waits for its reason
 _MOST_CALLABLES = 1024
 _SETTLED = (READY, IDLE)
-_FASTEST, _CONNECTING_SLOWEST, _FAILED_SLOWEST, _STEADY = 0.0005, 0.02, 0.25, 1.0
+_FASTEST, _CONNECTING_SLOWEST, _FAILED_SLOWEST, _STEADY = 0.0002, 0.02, 0.25, 1.0
+_TIMER_GRAIN = 0.001  # seconds
 _SWEEP_SHARE = 20e-6  # seconds of pause per connection swept, so that a sweep stays a small share
 _CONNECT_LAG = 0.1  # C-core may still say IDLE for a moment after it was asked to connect
 
@@ -216,7 +218,18 @@ class Sweeper:
                 return
             self._fast.cancel()
         self._due = due
-        self._fast = self.clock.call_later(pause, self._sweep_restless)
+        if pause < _TIMER_GRAIN:
+            self._fast = self.clock.call_later(0, self._sweep_after_nap)
+        else:
+            self._fast = self.clock.call_later(pause, self._sweep_restless)
+
+    def _sweep_after_nap(self) -> None:
+        """asyncio's timers round up to whole milliseconds, in which a near backend connects.
+
+        For the few milliseconds that this may matter, the control loop naps in place of waiting.
+        """
+        sleep(_FASTEST)
+        self._sweep_restless()
 
     def _sweep_restless(self) -> None:
         self._fast = None
