@@ -84,6 +84,7 @@ class RoundRobin:
         self._turns = itertools.count(helper.random.randrange(1 << 16))
         self._cold_start_wait = _DEFAULT_CONFIG.cold_start_wait
         self._hold: Timer | None = None
+        self._let_through = itertools.count()
         self._published: tuple[ConnectivityState, object] = (IDLE, None)
 
     def update(self, state: ResolverState, config: object) -> bool:
@@ -152,9 +153,10 @@ class RoundRobin:
             if wait <= 0:
                 return False
             self._hold = self._helper.clock.call_later(wait, self._publish_ready)
-            ready = make_picker(tuple(self._shards.ready.values()), self._turns)
-            # Also where RPCs failed before: now there is hope, so let them wait.
-            self._publish(CONNECTING, self._hold, _OneOnly(ready))
+            self._let_through = itertools.count()
+        first, picker = next(iter(self._shards.ready.items()))
+        # Also where RPCs failed before: now there is hope, so let them wait.
+        self._publish(CONNECTING, first, _OneOnly(picker, self._let_through))
         return True
 
     def _first_took(self) -> float:
@@ -203,16 +205,19 @@ class _FixedTurns:
 
 
 class _OneOnly:
-    """One pick, and then none: while a cold start is held up for more backends."""
+    """One pick, and then none: while a cold start is held up for more backends.
 
-    __slots__ = ("_picker", "_picks")
+    `let_through` is shared by the pickers of one cold start, should its first backend be lost.
+    """
 
-    def __init__(self, picker: Picker) -> None:
+    __slots__ = ("_let_through", "_picker")
+
+    def __init__(self, picker: Picker, let_through: Iterator[int]) -> None:
         self._picker = picker
-        self._picks = itertools.count()
+        self._let_through = let_through
 
     def pick(self, info: PickInfo) -> PickResult:
-        return QUEUE if next(self._picks) else self._picker.pick(info)
+        return QUEUE if next(self._let_through) else self._picker.pick(info)
 
 
 class _Turns:

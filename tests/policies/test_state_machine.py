@@ -145,6 +145,10 @@ class Policies(RuleBasedStateMachine):
                     assert isinstance(answer, Fail)
                     assert answer.status.code is StatusCode.UNAVAILABLE
                     assert answer.status.details
+                case ConnectivityState.CONNECTING if isinstance(answer, Pick):
+                    # A cold start lets one RPC through, while the others wait.
+                    assert self.switch.policy_name == "round_robin"
+                    assert sum(isinstance(a, Pick) for a in answers) == 1
                 case _:
                     assert isinstance(answer, Queue)
 
