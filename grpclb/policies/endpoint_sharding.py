@@ -8,8 +8,7 @@ children are joined, so that the owner is told once for many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
 from grpclb.core.address import Address, Endpoint
@@ -33,6 +32,7 @@ from grpclb.core.connectivity import (
 )
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
+from grpclb.policies.endpoint_diff import diff
 from grpclb.policies.pick_first import RERESOLVE_EVERY, PickFirst
 
 if TYPE_CHECKING:
@@ -50,39 +50,6 @@ _NEXT_EXIT_IDLE = 1.0
 
 NO_ENDPOINTS = Status.unavailable("the resolver found no endpoints")
 _UNKNOWN_ERROR = Status.unavailable("connection failed")
-
-
-def endpoint_key(endpoint: Endpoint) -> Hashable:
-    """An endpoint's identity, the set of its addresses; a plain text where one will do.
-
-    Most endpoints have one address, and a text is hashed and compared ten times faster.
-    """
-    addresses = endpoint.addresses
-    if len(addresses) == 1 and addresses[0].server_name is None:
-        return addresses[0].target
-    distinct = frozenset(addresses)
-    (first, *more) = distinct
-    return first.target if not more and first.server_name is None else distinct
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """What an update asks for, by endpoint key. Endpoints given twice are there once."""
-
-    to_open: dict[Hashable, Endpoint]
-    to_keep: dict[Hashable, Endpoint]
-    to_shut: tuple[Hashable, ...]
-
-
-def diff(have: Collection[Hashable], want: Iterable[Endpoint]) -> Diff:
-    """Compare the keys that are there with the endpoints that should be. `have` knows `in`."""
-    to_open: dict[Hashable, Endpoint] = {}
-    to_keep: dict[Hashable, Endpoint] = {}
-    for endpoint in want:
-        key = endpoint_key(endpoint)
-        (to_keep if key in have else to_open).setdefault(key, endpoint)
-    gone = () if len(to_keep) == len(have) else tuple(key for key in have if key not in to_keep)
-    return Diff(to_open, to_keep, gone)
 
 
 class Child:

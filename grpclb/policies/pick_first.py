@@ -7,12 +7,11 @@ beside its subchannel.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from grpclb.core.address import Address, Endpoint
+from grpclb.core.address import Address
 from grpclb.core.balancer import (
     QUEUE_PICKER,
     Fail,
@@ -34,10 +33,9 @@ from grpclb.core.connectivity import (
 )
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
+from grpclb.policies.connect_order import connect_order, shuffled
 
 if TYPE_CHECKING:
-    from random import Random
-
     from grpclb.core.clock import Timer
 
 # The channel option, and the key under which the channel passes it on in ResolverState.attributes.
@@ -349,35 +347,3 @@ def _clamped(delay_ms: object) -> float:
     if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float):
         delay_ms = _DEFAULT_DELAY_MS
     return min(max(delay_ms, 100), 2000) / 1000
-
-
-def shuffled(endpoints: Sequence[Endpoint], random: Random) -> list[Endpoint]:
-    """A random order in which heavier endpoints tend to come first (gRFC A113).
-
-    A113 sorts by u^(1/weight), descending; its logarithm gives the same order without losing
-    digits for large weights. With equal weights it is a uniform shuffle.
-    """
-
-    def key(endpoint: Endpoint) -> float:
-        weight = endpoint.attributes.get("weight", 1)
-        heavy = isinstance(weight, int | float) and not isinstance(weight, bool) and weight > 0
-        return -math.log(1.0 - random.random()) / (weight if heavy else 1)
-
-    return sorted(endpoints, key=key)
-
-
-def connect_order(endpoints: Sequence[Endpoint]) -> tuple[Address, ...]:
-    """All addresses once each, the families taking turns, the first one's first (RFC 8305, 4)."""
-    if len(endpoints) == 1 and len(endpoints[0].addresses) == 1:
-        return endpoints[0].addresses
-    families: dict[str, list[Address]] = {}
-    for address in dict.fromkeys(a for e in endpoints for a in e.addresses):
-        families.setdefault(address.family, []).append(address)
-    # Place in the family, then the family's place: a stable sort of the few keys does the turns.
-    turns = [
-        (place, turn, address)
-        for turn, family in enumerate(families.values())
-        for place, address in enumerate(family)
-    ]
-    turns.sort(key=lambda item: item[:2])
-    return tuple(address for _, _, address in turns)

@@ -11,7 +11,8 @@ from grpclb.core.balancer import QUEUE_PICKER, Fail, FixedPicker
 from grpclb.core.connectivity import CONNECTING, IDLE, READY, TRANSIENT_FAILURE
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
-from grpclb.policies.endpoint_sharding import Child, EndpointSharding, diff, endpoint_key
+from grpclb.policies.endpoint_diff import diff, endpoint_key
+from grpclb.policies.endpoint_sharding import Child, EndpointSharding
 from grpclb.testing import FakeHelper
 
 A, B, C = "10.0.0.1:1", "10.0.0.2:1", "[fd00::1]:1"
@@ -42,7 +43,9 @@ _ADDRESS = st.builds(
     st.integers(1, 4),
     st.sampled_from([None, "x.example"]),
 )
-_ENDPOINTS = st.lists(st.builds(lambda a: Endpoint(tuple(a)), st.lists(_ADDRESS, min_size=1)))
+_ENDPOINTS = st.lists(
+    st.builds(lambda a: Endpoint(tuple(a)), st.lists(_ADDRESS, min_size=1, max_size=3)), max_size=6
+)
 
 
 @pytest.mark.slow

@@ -18,12 +18,8 @@ from grpclb.core.connectivity import (
     ConnectivityState,
 )
 from grpclb.core.resolver import ResolverState
-from grpclb.policies.pick_first import (
-    PICK_FIRST,
-    PickFirstConfig,
-    connect_order,
-    shuffled,
-)
+from grpclb.policies.connect_order import connect_order, shuffled
+from grpclb.policies.pick_first import PICK_FIRST, PickFirstConfig
 from grpclb.testing import FakeHelper, FakeSubchannel
 
 
