@@ -60,12 +60,15 @@ class ChannelSpec:
         """The service config that C-core executes on a subchannel, as JSON; None for none.
 
         Health checks (gRFC A17) and message limits are done by C-core on the data connection. A
-        C-core pick_first would ignore the health check, so a one-address round_robin asks for it.
+        C-core pick_first would ignore the health check, so a one-address round_robin asks for it;
+        where pick_first is the channel's own policy, ignoring it is right.
         """
         limits = message_limits_json(config)
         result: dict[str, Any] = json.loads(limits) if limits else {}
         service = config.health_check_service
-        if service is not None and not self.options.health_checks_inhibited:
+        policy = (config.lb or self.default_policy).policy
+        checked = policy.name != "pick_first" and not self.options.health_checks_inhibited
+        if service is not None and checked:
             result["healthCheckConfig"] = {"serviceName": service}
             result["loadBalancingConfig"] = [{"round_robin": {}}]
         return json.dumps(result, sort_keys=True) if result else None

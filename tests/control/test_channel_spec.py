@@ -151,6 +151,15 @@ def test_a_health_check_can_be_inhibited() -> None:
     assert made.subchannel_config(made.default_config) is None
 
 
+def test_pick_first_ignores_health_as_grpc_s_own_does() -> None:
+    """gRFC A17, A61: only policies over endpoints look at health."""
+    config: dict[str, Any] = {"healthCheckConfig": {"serviceName": ""}}
+    made = spec(options=[("grpc.lb_policy_name", "pick_first")], config=config)
+    assert made.subchannel_config(made.default_config) is None
+    assert parsed(**config, loadBalancingConfig=[{"pick_first": {}}]) is None
+    assert parsed(**config, loadBalancingConfig=[{"round_robin": {}}]) is not None
+
+
 def test_message_limits_are_core_s_own_and_nothing_else_is() -> None:
     method = {
         "name": [{"service": "a.B"}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,3 +111,13 @@ def test_a_health_service_that_never_answers_keeps_the_backend_out(
     assert failures(client.calls(30, timeout=10)) == []
     assert calls_on(fleet[:1]) == [30]
     assert sorted(states(client)) == ["CONNECTING", "READY"]
+
+
+def test_pick_first_ignores_health(connect: Connect, healthy: list[Backend]) -> None:
+    """As gRPC's own pick_first does, which plain grpcio shows."""
+    healthy[0].set_health("NOT_SERVING", SERVICE)
+    config = ("grpc.service_config", json.dumps(CHECKED))
+    options = [("grpc.lb_policy_name", "pick_first"), config]
+    for plain in (False, True):
+        client = connect(target_of(healthy[:1]), plain=plain, options=options)
+        assert failures(client.calls(3)) == []
