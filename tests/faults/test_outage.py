@@ -45,11 +45,13 @@ def test_a_crash_fails_only_what_was_in_flight(connect: Connect, launch: Launch)
     with client.load(workers, metadata=steer(delay_ms=10), timeout=10) as load:
         load.wait(60)
         victim.kill()
-        killed = monotonic()
-        load.wait(300)
+        # An RPC that starts before the kernel's word has been read is in flight as well.
+        left = monotonic() + 0.25
+        load.wait(400)
     assert len(load.failures) <= workers, "one RPC per worker can be in flight"
     assert {r.code.name for r in load.failures} <= {"UNAVAILABLE"}
-    assert failures(load.since(killed)) == [], "later RPCs do not see the dead backend"
+    assert len(load.since(left)) > 50
+    assert failures(load.since(left)) == [], "later RPCs do not see the dead backend"
     assert all(victim.address in str(r.notes) for r in load.failures)
     eventually(lambda: states(client).count("READY") == 2, what="two backends left")
 
