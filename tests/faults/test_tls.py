@@ -164,12 +164,13 @@ def test_an_address_may_carry_a_name_of_its_own(
         grpclb.Endpoint.of(secure[0].address),
         grpclb.Endpoint.of(grpclb.Address.parse(other[0].address, server_name="other.example")),
     ]
-    secure[0].reset()
     client = connect(
         TARGET, credentials=AUTHORITY.credentials(), resolver=ManualResolver(endpoints)
     )
     wait_ready(client, 2)
-    assert failures(client.calls(19)) == []
+    for backend in (secure[0], *other):
+        backend.reset()
+    assert failures(client.calls(20)) == []
     assert calls_on([secure[0], *other]) == [10, 10]
 
 
