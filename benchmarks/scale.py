@@ -79,13 +79,13 @@ def _with_subset(port: int) -> list[tuple[str, str, str]]:
             time.sleep(_PAUSE)
             costs.append((_control_cpu() - before) * 1e3)
         caller = threading.Thread(target=call_on)
-        prepared = list(itertools.islice(worlds, int(_PHASES * _PHASE / _PAUSE)))
+        prepared = iter(list(itertools.islice(worlds, int(_PHASES * _PHASE / _PAUSE))))
         caller.start()
         for _ in range(_PHASES):
             time.sleep(_PHASE)
             updating = True
             for _ in range(int(_PHASE / _PAUSE)):
-                resolver.update(prepared.pop())
+                resolver.update(next(prepared))
                 time.sleep(_PAUSE)
             updating = False
         ended = True
