@@ -398,7 +398,7 @@ class _RetriedUnaryResponse(RetriedCall):
                 if final is not None:
                     raise final from None
             except asyncio.CancelledError:
-                if self._final or self._inner is inner:
+                if self._inner is inner or _is_being_cancelled():
                     self.cancel()
                     raise
                 # Our own doing: the attempt took too long.
@@ -444,7 +444,7 @@ class _RetriedResponses(RetriedCall):
                     raise final from None
             except asyncio.CancelledError:
                 self._stop_reading(one)
-                if self._final or self._inner is inner:
+                if self._inner is inner or _is_being_cancelled():
                     self.cancel()
                     raise
             else:
@@ -638,6 +638,12 @@ def start_retried(
     call.use(machine, arguments, hedged=method_config.hedging is not None)
     call.start()
     return call
+
+
+def _is_being_cancelled() -> bool:
+    """Whether it is this task that somebody cancels, and not an attempt."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def attempt_timed_out(attempt: Attempt) -> Status:

@@ -635,7 +635,7 @@ class RetriedCall(ClientCall):
             self.commit_to(one.attempt.serial)
             return self._inner is inner
         self._try_is_over(one)
-        return self._final and self._inner is one.inner
+        return self._final and self._inner is inner
 
     # -- what ClientCall does otherwise ------------------------------------------------------------
 
