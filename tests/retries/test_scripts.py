@@ -205,7 +205,7 @@ def test_sync(row: Row, kind: str, future: bool, servers: Scripted) -> None:
     )
     with channel:
         seen = _sync(channel, kind, row, metadata, future=future)
-    _check(row, kind, servers, key, seen)  # type: ignore[arg-type]
+    _check(row, kind, servers, key, seen)
 
 
 async def _aio(channel: Any, kind: str, row: Row, metadata: Any, write: bool) -> tuple[Any, ...]:
@@ -253,7 +253,7 @@ def test_aio(row: Row, kind: str, write: bool, servers: Scripted) -> None:
         # grpc.aio loses the status of a stream that the server ends while it is written to.
         assert row.code is not grpc.StatusCode.OK
         return
-    _check(row, kind, servers, key, seen)  # type: ignore[arg-type]
+    _check(row, kind, servers, key, seen)
 
 
 def test_throttling_bounds_the_attempts(servers: Scripted) -> None:
