@@ -175,7 +175,7 @@ def _check(row: Row, kind: str, servers: Scripted, key: str, seen: tuple[Any, An
 
 def _sync(channel: Any, kind: str, row: Row, metadata: Any, *, future: bool) -> tuple[Any, ...]:
     multi = getattr(channel, kind)(f"/s/{kind}")
-    request = REQUESTS[kind]
+    request: Any = REQUESTS[kind]
     request = iter(request) if isinstance(request, list) else request
     messages: list[bytes] = []
     try:
