@@ -37,6 +37,7 @@ class _Works:
         self.transports: weakref.WeakSet[SyncTransport] = weakref.WeakSet()
         self._spec = spec
         self._credentials = credentials
+        self._closing = False
         self.core = ChannelCore(spec, slot, self.lease.loop, self._open)
         self.sweeper = Sweeper(self.core.clock, self.call_threadsafe)
 
@@ -53,6 +54,11 @@ class _Works:
 
     def close(self, *, wait: bool) -> None:
         """Close the core on its loop; if the loop is stuck, at least the connections."""
+        if self._closing:
+            # In a garbage cycle the finalizer runs before an owner's __del__ that calls close():
+            # the loop may have taken its leave by then, and would never answer.
+            return
+        self._closing = True
         if not wait:
             self.call_threadsafe(self.core.close)
             self.lease.release(wait=False)
