@@ -1,0 +1,425 @@
+"""RPCs with a retry or hedging policy: the aio driver of core.attempts (gRFC A6).
+
+A retried call obeys the machine wherever news arrive on the loop. `_inner` is the attempt that the
+RPC stands or falls with as far as is known: while it is retried the current one, while it is
+hedged none, until one wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from grpclb.aio.call import (
+    CallArguments,
+    ClientCall,
+    known,
+)
+from grpclb.aio.engine import Engine
+from grpclb.aio.errors import (
+    LOCALLY_CANCELLED,
+    EndedCall,
+)
+from grpclb.aio.pick import DroppedStatus, pick_now, transport_of, wait_for_pick
+from grpclb.aio.subchannel import AioTransport
+from grpclb.aio.tries import Try, attempt_timed_out, error_of, is_being_cancelled
+from grpclb.control.attempt_log import AttemptRecord, attach, describe
+from grpclb.control.failures import never_left, tell
+from grpclb.control.method import MethodHandle
+from grpclb.core.address import Address
+from grpclb.core.attempt import (
+    PREVIOUS_ATTEMPTS,
+    Actions,
+    Cancel,
+    Finish,
+    Outcome,
+    Send,
+    Wake,
+)
+from grpclb.core.attempts import CallAttempts
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.pushback import parse_pushback
+from grpclb.core.status import Status
+
+_STALE_WAIT = 0.02
+# What grpc.aio calls a write that failed, until it knows the status that the server gave.
+_INTERNAL_ERROR = "Internal error from Core"
+_STATUS_LOOKS, _STATUS_LOOK_EVERY = 50, 0.002
+
+
+class RetriedCall(ClientCall):
+    """What the four kinds of retried or hedged calls have in common."""
+
+    def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
+        super().__init__(engine, method, arguments)
+        self._machine: CallAttempts
+        self._hedged = False
+        self._tries: dict[int, Try] = {}
+        self._tried: frozenset[Address] = frozenset()
+        self._records: list[AttemptRecord] = []
+        self._timers: list[asyncio.TimerHandle] = []
+
+    @property
+    def deadline(self) -> float | None:
+        """On the monotonic clock."""
+        return self._deadline
+
+    def use(self, machine: CallAttempts, arguments: CallArguments, *, hedged: bool) -> None:
+        """Before `start`."""
+        self._machine = machine
+        self._arguments = arguments
+        self._hedged = hedged
+
+    # -- obeying the machine -------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._engine.slot.used = True
+        self._engine.works()
+        self._obey(self._machine.start(monotonic()))
+        request = self._arguments.request
+        limit = self._engine.spec.options.replay_limit
+        if isinstance(request, bytes) and len(request) > limit:
+            self._commit(self._tries[0])
+
+    def _obey(self, actions: Actions) -> None:
+        for action in actions:
+            match action:
+                case Send(attempt):
+                    self._tries[attempt.serial] = Try(attempt)
+                    self._begin(self._tries[attempt.serial])
+                case Wake(at):
+                    self._later(at - monotonic(), RetriedCall._woken)
+                case Cancel(attempt):
+                    self._call_off(self._tries[attempt.serial])
+                case Finish(attempt):
+                    self._end_with(self._tries[attempt.serial])
+
+    def _later(self, delay: float, method: Callable[..., None], *arguments: Any) -> None:
+        """Call a method of this object in `delay` seconds, if it still exists then."""
+        call = functools.partial(_on_existing, weakref.ref(self), method, *arguments)
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(max(0.0, delay), call))
+
+    def _woken(self) -> None:
+        self._obey(self._machine.on_wake(monotonic()))
+
+    # -- one attempt ---------------------------------------------------------------------------
+
+    def _begin(self, one: Try) -> None:
+        if one.attempt.timeout is not None:
+            self._later(one.attempt.timeout, RetriedCall._attempt_timeout, one)
+        if not one.attempt.transparent:
+            result = pick_now(self._engine.slot.current, self._pick_info())
+            if type(result) is Pick:
+                self._dispatch(one, result)
+                return
+        one.search = self._engine.works().spawn(_search(weakref.ref(self), one))
+
+    def _pick_info(self) -> PickInfo:
+        live = frozenset(
+            t.transport.connection.address
+            for t in self._tries.values()
+            if t.transport is not None and not t.ended
+        )
+        avoid = self._tried | live
+        metadata = self._arguments.metadata
+        if not metadata and not avoid:
+            return self._method.info
+        return PickInfo(self._method.path, tuple(metadata or ()), avoid)
+
+    def _dispatch(self, one: Try, pick: Pick) -> None:
+        transport = transport_of(pick)
+        arguments = self._arguments
+        metadata = arguments.metadata
+        if one.attempt.number:
+            metadata = grpc.aio.Metadata(*metadata)
+            metadata.add(PREVIOUS_ATTEMPTS, str(one.attempt.number))
+        multicallable = transport.callable(self._method)
+        requests = () if self._streams_requests else (arguments.request,)
+        inner = multicallable(
+            *requests,
+            timeout=None if self._deadline is None else self._deadline - monotonic(),
+            metadata=metadata,
+            credentials=arguments.credentials,
+            compression=arguments.compression,
+        )
+        transport.inflight += 1
+        one.inner, one.transport = inner, transport
+        if not self._hedged:
+            self._pick = pick
+            self._arrive(inner)
+        self._sent(one)
+        inner.add_done_callback(
+            functools.partial(_try_ended, weakref.ref(self), one, pick, transport)
+        )
+
+    def _sent(self, one: Try) -> None:
+        """An attempt is under way: streams have more to do."""
+
+    def _call_off(self, one: Try) -> None:
+        one.cancelled = True
+        for task in (one.search, one.writer):
+            if task is not None:
+                task.cancel()
+        if one.inner is not None:
+            one.inner.cancel()
+
+    def _has_no_backend(self, one: Try, status: Status, *, dropped: bool = False) -> None:
+        """The pick itself was the end of an attempt."""
+        closed = status.code is grpc.StatusCode.CANCELLED
+        one.inner, one.ended = EndedCall(status, cancelled=closed), True
+        self._note_record(one, status.code, status.details)
+        if closed:
+            self._obey(self._machine.on_cancel())
+            self._end_with(one)
+            return
+        outcome = Outcome(status.code, dropped=dropped, by_attempt_timeout=one.timed_out)
+        self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
+
+    def _attempt_timeout(self, one: Try) -> None:
+        if one.ended or one.cancelled or self._machine.committed == one.attempt or self._final:
+            return
+        one.timed_out = True
+        if one.inner is not None:
+            one.inner.cancel()
+            return
+        if one.search is not None:
+            one.search.cancel()
+        self._has_no_backend(one, attempt_timed_out(one.attempt))
+
+    def _try_is_over(self, one: Try) -> None:
+        """An attempt that was sent has ended. Any number of times."""
+        if one.ended:
+            return
+        if one.reading:
+            one.end_pending = True  # its reader may hold a message that commits it
+            return
+        one.ended = True
+        if not one.over.done():
+            one.over.set_result(None)
+        if one.writer is not None:
+            one.writer.cancel()
+        inner = one.inner
+        code, details, trailing = one.end
+        if one.timed_out:
+            status = attempt_timed_out(one.attempt)
+            one.inner, code, details, trailing = EndedCall(status), status.code, status.details, ()
+        self._note_record(one, code, details)
+        if self._final:
+            return
+        if self._inner is inner:
+            self._inner = None  # another one follows, or Finish shows it again
+        if details == LOCALLY_CANCELLED and not one.cancelled and not one.timed_out:
+            self._obey(self._machine.on_cancel())
+            self._end_with(one)
+            return
+        lost = never_left(code, details) and not self._engine.closed
+        if not lost and one.transport is not None:
+            self._tried |= {one.transport.connection.address}
+        outcome = Outcome(
+            code,
+            pushback=parse_pushback(trailing),
+            never_left=lost,
+            by_attempt_timeout=one.timed_out,
+        )
+        self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
+
+    def _note_record(self, one: Try, code: grpc.StatusCode, details: str) -> None:
+        backend = None if one.transport is None else str(one.transport.connection.address)
+        self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
+
+    def _arrive(self, inner: Any) -> None:
+        self._inner = inner
+        if self._arrival is not None:
+            self._announce(self._arrival)
+
+    def _end_with(self, one: Try) -> None:
+        if not self._final:
+            self._arrive(one.inner)
+            self._finish()
+
+    def _finish(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        super()._finish()
+
+    def _commit(self, one: Try) -> None:
+        """Headers or a message came for this attempt, or the request buffer overflowed."""
+        if one.ended or one.cancelled or self._machine.over or self._machine.committed is not None:
+            return
+        self._obey(self._machine.on_commit(one.attempt))
+        self._arrive(one.inner)
+
+    def _try_of(self, inner: Any) -> Try | None:
+        return next((t for t in self._tries.values() if t.inner is inner), None)
+
+    # -- what ClientCall does otherwise ------------------------------------------------------------
+
+    def _is_error(self, inner: Any, error: BaseException) -> bool:
+        if self._inner is not inner:
+            return False
+        attach(error, tuple(self._records))
+        last = self._records[-1] if self._records else None
+        if not getattr(error, "__notes__", None) and last is not None:
+            if last.backend:
+                error.add_note(f"grpclb: backend {last.backend}")
+            if len(self._records) > 1:
+                error.add_note(f"grpclb: attempts {describe(self._records)}")
+        return True
+
+    async def _final_error(self, inner: Any, error: BaseException) -> BaseException | None:
+        """The RPC's error, if that of this attempt is it; None: another attempt follows.
+
+        The status of a stream that the server ended may come after the error (`_await_status`).
+        """
+        one = self._try_of(inner)
+        if one is not None and one.inner is inner and not one.ended:
+            await asyncio.shield(one.over)
+        if isinstance(error, grpc.aio.AioRpcError) and error.details() == _INTERNAL_ERROR:
+            error = error_of(inner)
+        return error if self._is_error(inner, error) else None
+
+    async def initial_metadata(self) -> Any:
+        while True:
+            inner = await self._arrived()
+            found = await inner.initial_metadata()
+            if self._inner is not inner:
+                continue
+            one = self._try_of(inner)
+            if one is not None and not inner.done():
+                self._commit(one)
+            return found
+
+    def cancel(self) -> bool:
+        if self._final:
+            return False
+        self._obey(self._machine.on_cancel())
+        if not self._final:
+            status = Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
+            self._inner = None
+            self._end_locally(EndedCall(status, cancelled=True))
+        return True
+
+    @property
+    def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
+        """For `attempts`."""
+        running = tuple(
+            AttemptRecord(
+                None if t.transport is None else str(t.transport.connection.address),
+                None,
+                monotonic() - t.started,
+            )
+            for t in self._tries.values()
+            if not t.ended and not t.cancelled
+        )
+        return (*self._records, *running)
+
+    def __del__(self) -> None:
+        for one in getattr(self, "_tries", {}).values():
+            if one.search is not None:
+                one.search.cancel()
+            if one.inner is not None and not one.ended:
+                one.inner.cancel()
+        super().__del__()
+
+
+class RetriedUnaryResponse(RetriedCall):
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            inner = self._inner
+            if inner is None:
+                try:
+                    inner = yield from self._arrived().__await__()
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+            try:
+                return (yield from inner.__await__())
+            except grpc.aio.AioRpcError as error:
+                final = yield from self._final_error(inner, error).__await__()
+                if final is error:
+                    raise
+                if final is not None:
+                    raise final from None
+            except asyncio.CancelledError:
+                if self._inner is inner or is_being_cancelled():
+                    self.cancel()
+                    raise
+                # Our own doing: the attempt took too long.
+
+
+def _on_existing(
+    reference: weakref.ref[RetriedCall], method: Callable[..., None], *arguments: Any
+) -> None:
+    call = reference()
+    if call is not None:
+        method(call, *arguments)
+
+
+async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
+    """Wait for a backend without keeping the call object alive."""
+    if one.attempt.transparent:
+        await asyncio.sleep(_STALE_WAIT)  # the backend that was lost is being looked at
+    call = reference()
+    if call is None:
+        return
+    engine, info, deadline = call._engine, call._pick_info(), call._deadline
+    wait_for_ready = call._arguments.wait_for_ready
+    del call
+    result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+    call = reference()
+    if call is None or one.cancelled or one.ended or call._final:
+        return
+    if isinstance(result, Status):
+        call._has_no_backend(one, result, dropped=isinstance(result, DroppedStatus))
+    else:
+        call._dispatch(one, result)
+
+
+def _try_ended(
+    reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: AioTransport, inner: Any
+) -> None:
+    """An attempt is over; grpcio calls this once, on the loop."""
+    if one.writer is not None:
+        one.writer.cancel()  # a write that fails now would replace the status
+    if known(inner.details()) == _INTERNAL_ERROR:
+        call = reference()
+        if call is not None:
+            works = call._engine.works_if_open()
+            if works is not None:
+                works.spawn(_await_status(reference, one, pick, transport, inner))
+                return
+    _count_end(reference, one, pick, transport, inner)
+
+
+async def _await_status(
+    reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: AioTransport, inner: Any
+) -> None:
+    """A write that failed because the server ended the stream: its status comes a moment later."""
+    for _ in range(_STATUS_LOOKS):
+        if known(inner.details()) != _INTERNAL_ERROR:
+            break
+        await asyncio.sleep(_STATUS_LOOK_EVERY)
+    _count_end(reference, one, pick, transport, inner)
+
+
+def _count_end(
+    reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: AioTransport, inner: Any
+) -> None:
+    transport.inflight -= 1
+    code = known(inner.code())
+    one.end = (code, known(inner.details()) or "", tuple(known(inner.trailing_metadata()) or ()))
+    tell(pick, CallOutcome(code, tuple(known(inner.trailing_metadata()) or ())))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        transport.check()
+    call = reference()
+    if call is not None:
+        call._try_is_over(one)

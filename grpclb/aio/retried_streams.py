@@ -1,0 +1,105 @@
+"""Response streams that are retried or hedged: who reads a message commits the RPC to it."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from grpclb.aio.errors import (
+    EndedCall,
+    rpc_error,
+)
+from grpclb.aio.retried_call import RetriedCall
+from grpclb.aio.tries import Try, is_being_cancelled
+
+
+class RetriedResponses(RetriedCall):
+    """Messages are read through one iterator per attempt; the first one commits it."""
+
+    _read_ahead: list[Any]
+
+    def _sent(self, one: Try) -> None:
+        super()._sent(one)
+        one.responses = aiter(one.inner)
+        if self._hedged:
+            one.reading = True
+            self._engine.works().spawn(_read_first(weakref.ref(self), one))
+
+    async def _next(self) -> Any:
+        """The next message, or EOF."""
+        while True:
+            inner = self._inner if self._inner is not None else await self._waited()
+            if getattr(self, "_read_ahead", None):
+                return self._read_ahead.pop()
+            one = self._try_of(inner)
+            if one is None or one.responses is None:
+                error = rpc_error(inner.status) if isinstance(inner, EndedCall) else None
+                await self._raise_end(inner, error)
+            assert one is not None
+            assert one.responses is not None
+            uncommitted = not one.ended and self._machine.committed is None
+            one.reading = uncommitted
+            try:
+                message = await anext(one.responses)
+            except StopAsyncIteration:
+                self._stop_reading(one)
+                return grpc.aio.EOF
+            except grpc.aio.AioRpcError as error:
+                self._stop_reading(one)
+                final = await self._final_error(inner, error)
+                if final is error:
+                    raise
+                if final is not None:
+                    raise final from None
+            except asyncio.CancelledError:
+                self._stop_reading(one)
+                if self._inner is inner or is_being_cancelled():
+                    self.cancel()
+                    raise
+            else:
+                if uncommitted:
+                    self._commit(one)
+                    self._stop_reading(one)
+                return message
+
+    async def _waited(self) -> Any:
+        try:
+            return await self._arrived()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def _raise_end(self, inner: Any, error: BaseException | None) -> None:
+        if isinstance(inner, EndedCall) and inner.is_cancelled:
+            raise asyncio.CancelledError
+        if error is not None:
+            self._is_error(inner, error)
+            raise error
+        await inner.read()
+
+    def _stop_reading(self, one: Try) -> None:
+        one.reading = False
+        pending, one.end_pending = one.end_pending, False
+        if pending:
+            self._try_is_over(one)
+
+
+async def _read_first(reference: weakref.ref[RetriedCall], one: Try) -> None:
+    """Whether a hedged stream has a message is known only by reading it."""
+    assert one.responses is not None
+    try:
+        message = [await anext(one.responses)]
+    except (StopAsyncIteration, grpc.aio.AioRpcError, asyncio.CancelledError):
+        message = []
+    call = reference()
+    if call is None:
+        return
+    assert isinstance(call, RetriedResponses)
+    if message and not one.cancelled and call._machine.committed is None:
+        call._read_ahead = message
+        call._commit(one)
+    call._stop_reading(one)

@@ -1,0 +1,79 @@
+"""One attempt of an aio RPC with a retry or hedging policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from grpclb.aio.call import (
+    known,
+)
+from grpclb.aio.subchannel import AioTransport
+from grpclb.core.attempt import (
+    Attempt,
+)
+from grpclb.core.status import Status
+
+
+class Try:
+    """One attempt under way."""
+
+    __slots__ = (
+        "attempt",
+        "cancelled",
+        "end",
+        "end_pending",
+        "ended",
+        "inner",
+        "over",
+        "position",
+        "reading",
+        "responses",
+        "search",
+        "started",
+        "timed_out",
+        "transport",
+        "writer",
+    )
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.inner: Any = None  # grpcio's call, or an EndedCall
+        self.transport: AioTransport | None = None
+        self.started = monotonic()
+        self.search: asyncio.Task[None] | None = None
+        self.writer: asyncio.Task[None] | None = None
+        self.position = 0  # requests that were sent
+        self.responses: AsyncIterator[Any] | None = None
+        self.cancelled = False
+        self.timed_out = False
+        self.end: tuple[grpc.StatusCode, str, tuple[Any, ...]]  # the status, once it has ended
+        self.reading = False  # somebody reads a message, and will learn how it ended
+        self.end_pending = False
+        self.ended = False
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+def is_being_cancelled() -> bool:
+    """Whether it is this task that somebody cancels, and not an attempt."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def attempt_timed_out(attempt: Attempt) -> Status:
+    details = f"the attempt took longer than perAttemptRecvTimeout ({attempt.timeout:g} s)"
+    return Status(grpc.StatusCode.DEADLINE_EXCEEDED, details)
+
+
+def error_of(inner: Any) -> BaseException:
+    return grpc.aio.AioRpcError(
+        known(inner.code()),
+        grpc.aio.Metadata(),
+        known(inner.trailing_metadata()),
+        details=known(inner.details()),
+    )

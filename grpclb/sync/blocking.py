@@ -1,0 +1,217 @@
+"""A unary-response RPC that is retried in the thread of its caller, who waits for it."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from grpclb.control.attempt_log import AttemptRecord, attach, describe
+from grpclb.control.failures import never_left, tell
+from grpclb.control.method import (
+    MethodHandle,
+)
+from grpclb.core.address import Address
+from grpclb.core.attempt import (
+    Attempt,
+    Finish,
+    Outcome,
+    Send,
+    Wake,
+)
+from grpclb.core.attempts import CallAttempts
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.pushback import parse_pushback
+from grpclb.core.status import Status
+from grpclb.sync.call import CallArguments
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import (
+    CHANNEL_CLOSED,
+    DroppedFailure,
+    RpcFailure,
+)
+from grpclb.sync.pick import pick_now, transport_of, wait_for_pick
+from grpclb.sync.replay import ReplayedRequests
+from grpclb.sync.tries import attempt_timed_out, is_too_large, with_attempt_number
+
+_STALE_WAIT = 0.02
+_OK = CallOutcome(grpc.StatusCode.OK)
+
+
+class BlockingRetries:
+    """A unary-response RPC that is retried, in the thread of its caller."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        method: MethodHandle,
+        machine: CallAttempts,
+        deadline: float | None,
+        with_call: bool,
+    ) -> None:
+        self.arguments: CallArguments
+        self._engine = engine
+        self._method = method
+        self._machine = machine
+        self._deadline = deadline
+        self._with_call = with_call
+        self._tried: frozenset[Address] = frozenset()
+        self._records: list[AttemptRecord] = []
+        self._ends: dict[int, Any] = {}  # by serial: the error
+        self._current: Attempt | None = None
+        # A request stream that overflows its buffer reports so on grpcio's thread.
+        self._lock = threading.Lock()
+
+    def run(self) -> Any:
+        """The response, or (response, call); raises the error of the attempt that counts."""
+        try:
+            return self._run()
+        finally:
+            request = self.arguments.request
+            if type(request) is ReplayedRequests:
+                request.close()
+
+    def _run(self) -> Any:
+        actions = self._machine.start(monotonic())
+        while True:
+            match actions[-1]:
+                case Send(attempt):
+                    self._current = attempt
+                    if is_too_large(self._engine, self.arguments.request):
+                        self._machine.on_commit(attempt)
+                    outcome, result = self._attempt(attempt)
+                    with self._lock:
+                        self._current = None
+                        actions = self._machine.on_outcome(attempt, outcome, monotonic())
+                    if outcome.code is grpc.StatusCode.OK:
+                        return self._returned(result)
+                    self._ends[attempt.serial] = result
+                case Wake(at):
+                    if self._engine.closing.wait(max(0.0, at - monotonic())):
+                        raise RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
+                    actions = self._machine.on_wake(monotonic())
+                case Finish(attempt):
+                    raise self._raised(self._ends[attempt.serial])
+                case _:
+                    raise AssertionError(actions)
+
+    def commit_to(self, serial: int) -> None:
+        """The request buffer overflowed: no retry after this attempt. Any thread."""
+        with self._lock:
+            current = self._current
+            if current is None or current.serial != serial:
+                return
+            self._machine.on_commit(current)
+        request = self.arguments.request
+        if type(request) is ReplayedRequests:
+            request.commit(serial)
+
+    def _returned(self, result: Any) -> Any:
+        if self._with_call:
+            attach(result[1], tuple(self._records))
+        return result
+
+    def _raised(self, error: Any) -> Any:
+        attach(error, tuple(self._records))
+        if self._records and self._records[-1].backend:
+            error.add_note(f"grpclb: backend {self._records[-1].backend}")
+        if len(self._records) > 1:
+            error.add_note(f"grpclb: attempts {describe(self._records)}")
+        return error
+
+    def _attempt(self, attempt: Attempt) -> tuple[Outcome, Any]:
+        started = monotonic()
+        try:
+            pick = self._pick(attempt, started)
+        except RpcFailure as failure:
+            code = failure.code()
+            self._record(None, failure, started)
+            dropped = isinstance(failure, DroppedFailure)
+            by_timeout = code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._is_late()
+            if by_timeout:
+                failure = attempt_timed_out(attempt)
+            return Outcome(code, dropped=dropped, by_attempt_timeout=by_timeout), failure
+        transport = transport_of(pick)
+        arguments = self.arguments
+        request = arguments.request
+        if type(request) is ReplayedRequests:
+            request = request.attempt(attempt.serial)
+        call = transport.callable(self._method)
+        transport.calls.append(None)
+        try:
+            result = (call.with_call if self._with_call else call)(
+                request,
+                self._time_left(attempt, started),
+                with_attempt_number(arguments.metadata, attempt),
+                arguments.credentials,
+                None,
+                arguments.compression,
+            )
+        except grpc.RpcError as error:
+            return self._failed(attempt, pick, error, started)
+        finally:
+            transport.calls.pop()
+        tell(pick, _OK)
+        address = transport.connection.address
+        seconds = monotonic() - started
+        self._records.append(AttemptRecord(str(address), grpc.StatusCode.OK, seconds))
+        return Outcome(grpc.StatusCode.OK), result
+
+    def _pick(self, attempt: Attempt, started: float) -> Pick:
+        engine, arguments = self._engine, self.arguments
+        info = self._method.info
+        if arguments.metadata or self._tried:
+            info = PickInfo(self._method.path, arguments.metadata or (), self._tried)
+        left = self._time_left(attempt, started)
+        deadline = None if left is None else monotonic() + left
+        if attempt.transparent:
+            engine.closing.wait(_STALE_WAIT)  # the backend that was lost is being looked at
+        elif type(pick := pick_now(engine, engine.slot.current, info)) is Pick:
+            return pick
+        return wait_for_pick(engine, info, deadline, arguments.wait_for_ready)
+
+    def _failed(
+        self, attempt: Attempt, pick: Pick, error: Any, started: float
+    ) -> tuple[Outcome, Any]:
+        code, details = error.code(), error.details()
+        trailing = error.trailing_metadata() or ()
+        transport = transport_of(pick)
+        tell(pick, CallOutcome(code, trailing))
+        if code is grpc.StatusCode.UNAVAILABLE:
+            self._engine.suspect(transport)
+        lost = never_left(code, details) and not self._engine.closed
+        if not lost:
+            self._tried |= {transport.connection.address}
+        by_timeout = (
+            code is grpc.StatusCode.DEADLINE_EXCEEDED
+            and attempt.timeout is not None
+            and not self._is_late()
+        )
+        if by_timeout:
+            error = attempt_timed_out(attempt)
+        self._record(str(transport.connection.address), error, started)
+        outcome = Outcome(
+            code,
+            pushback=parse_pushback(trailing),
+            never_left=lost,
+            by_attempt_timeout=by_timeout,
+        )
+        return outcome, error
+
+    def _record(self, backend: str | None, error: Any, started: float) -> None:
+        self._records.append(
+            AttemptRecord(backend, error.code(), monotonic() - started, error.details() or "")
+        )
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and monotonic() >= self._deadline
+
+    def _time_left(self, attempt: Attempt, started: float) -> float | None:
+        now = monotonic()
+        left = None if self._deadline is None else self._deadline - now
+        if attempt.timeout is None:
+            return left
+        own = attempt.timeout - (now - started)
+        return own if left is None else min(left, own)

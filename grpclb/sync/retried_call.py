@@ -1,0 +1,397 @@
+"""RPCs that are retried beside their caller, or hedged: the sync driver of core.attempts."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from grpclb.control.attempt_log import AttemptRecord, describe
+from grpclb.control.channel_core import call_threadsafe
+from grpclb.control.failures import never_left, tell
+from grpclb.control.method import (
+    STREAM_UNARY,
+    UNARY_UNARY,
+    MethodHandle,
+)
+from grpclb.core.address import Address
+from grpclb.core.attempt import (
+    Actions,
+    Cancel,
+    Finish,
+    Outcome,
+    Send,
+    Wake,
+)
+from grpclb.core.attempts import CallAttempts
+from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.pushback import parse_pushback
+from grpclb.core.status import Status
+from grpclb.sync.call import CallArguments, ClientCall
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import (
+    LOCALLY_CANCELLED,
+    CancelledWhileWaiting,
+    DroppedFailure,
+    RpcFailure,
+)
+from grpclb.sync.pick import deadline_exceeded, failure_of, pick_now, transport_of
+from grpclb.sync.replay import ReplayedRequests
+from grpclb.sync.subchannel import SyncTransport
+from grpclb.sync.tries import Try, attempt_timed_out, is_too_large, with_attempt_number
+
+_STALE_WAIT = 0.02
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+
+
+class RetriedCall(ClientCall):
+    """A future or a stream that is retried, or any RPC that is hedged.
+
+    `_inner` is the attempt that the RPC stands or falls with as far as is known: while it is
+    retried the current one, while it is hedged none, until one wins.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        method: MethodHandle,
+        arguments: CallArguments,
+        hedged: bool,
+    ) -> None:
+        super().__init__(engine, method, arguments)
+        self._machine: CallAttempts
+        self._hedged = hedged
+        self._tries: dict[int, Try] = {}
+        self._tried: frozenset[Address] = frozenset()
+        self._records: list[AttemptRecord] = []
+
+    @property
+    def deadline(self) -> float | None:
+        """On the monotonic clock."""
+        return self._deadline
+
+    def use(self, machine: CallAttempts, arguments: CallArguments) -> None:
+        """Before `start`."""
+        self._machine = machine
+        self._arguments = arguments
+
+    # -- obeying the machine -------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._engine.slot.used = True
+        self._engine.works()
+        with self._arrival:
+            self._obey(self._machine.start(monotonic()))
+            if is_too_large(self._engine, self._arguments.request):
+                self.commit_to(0)
+        self._tell()
+
+    def _obey(self, actions: Actions) -> None:
+        """Under the lock."""
+        for action in actions:
+            match action:
+                case Send(attempt):
+                    self._tries[attempt.serial] = Try(attempt)
+                    self._begin(self._tries[attempt.serial])
+                case Wake(at):
+                    self._later(at - monotonic(), RetriedCall._woken)
+                case Cancel(attempt):
+                    self._call_off(self._tries[attempt.serial])
+                case Finish(attempt):
+                    self._end_with(self._tries[attempt.serial])
+
+    def _later(self, delay: float, method: Callable[..., None], *arguments: Any) -> None:
+        """Call a method of this object on the control loop, if it still exists then."""
+        loop = self._engine.works().lease.loop
+        call = functools.partial(on_existing, weakref.ref(self), method, *arguments)
+        call_threadsafe(loop, lambda: loop.call_later(max(0.0, delay), call))
+
+    def _tell(self) -> None:
+        """Outside of the lock."""
+        if self._final:
+            request = self._arguments.request
+            if type(request) is ReplayedRequests:
+                request.commit(self._serial_of(self._inner))
+            self._run_callbacks()
+
+    def _woken(self) -> None:
+        with self._arrival:
+            self._obey(self._machine.on_wake(monotonic()))
+        self._tell()
+
+    # -- one attempt ---------------------------------------------------------------------------
+
+    def _begin(self, one: Try) -> None:
+        if one.attempt.timeout is not None:
+            self._later(one.attempt.timeout, RetriedCall._attempt_timeout, one)
+        if one.attempt.transparent:
+            self._later(_STALE_WAIT, RetriedCall._seek, one)
+        else:
+            self._seek(one)
+
+    def _seek(self, one: Try) -> None:
+        """Find a backend for an attempt, now or with the next picker."""
+        with self._arrival:
+            if one.inner is not None or one.cancelled or one.ended or self._final:
+                return
+            engine = self._engine
+            published = engine.slot.current
+            result = pick_now(engine, published, self._pick_info())
+            if type(result) is Pick:
+                self._dispatch(one, result)
+                return
+            wait_for_ready = self._arguments.wait_for_ready
+            failure = failure_of(engine, published, result, wait_for_ready)
+            if failure is None:
+                self._wait_for_news(one, published.generation, stale=result is None)
+                return
+            self._has_no_backend(one, failure)
+        self._tell()
+
+    def _wait_for_news(self, one: Try, generation: int, *, stale: bool) -> None:
+        """Have `_seek` called on the control loop when there may be a backend."""
+        if self._deadline is not None and not one.armed:
+            one.armed = True
+            self._later(self._deadline - monotonic(), RetriedCall._out_of_time, one)
+        if stale:
+            self._later(_STALE_WAIT, RetriedCall._seek, one)
+            return
+        self._engine.wake()
+        loop = self._engine.works().lease.loop
+        seek = functools.partial(on_existing, weakref.ref(self), RetriedCall._seek, one)
+        wake = functools.partial(call_threadsafe, loop, seek)
+        one.token = self._engine.slot.wait(generation, wake)
+
+    def _pick_info(self) -> PickInfo:
+        live = frozenset(
+            t.transport.connection.address
+            for t in self._tries.values()
+            if t.transport is not None and not t.ended
+        )
+        avoid = self._tried | live
+        metadata = self._arguments.metadata
+        if not metadata and not avoid:
+            return self._method.info
+        return PickInfo(self._method.path, metadata or (), avoid)
+
+    def _dispatch(self, one: Try, pick: Pick) -> None:
+        transport = transport_of(pick)
+        arguments = self._arguments
+        request = arguments.request
+        if type(request) is ReplayedRequests:
+            request = request.attempt(one.attempt.serial)
+        callable_ = transport.callable(self._method)
+        if self._method.kind in (UNARY_UNARY, STREAM_UNARY):
+            callable_ = callable_.future
+        timeout = None if self._deadline is None else self._deadline - monotonic()
+        transport.calls.append(None)
+        try:
+            inner = callable_(
+                request,
+                timeout,
+                with_attempt_number(arguments.metadata, one.attempt),
+                arguments.credentials,
+                None,
+                arguments.compression,
+            )
+        except ValueError:
+            transport.calls.pop()
+            tell(pick, _DROPPED)
+            if transport.closed and not self._engine.closed:
+                self._later(_STALE_WAIT, RetriedCall._seek, one)
+                return
+            raise
+        one.inner, one.transport = inner, transport
+        if not self._hedged:
+            self._inner = inner
+            self._arrival.notify_all()
+        self._sent(one)
+        ended = functools.partial(_try_ended, weakref.ref(self), one, pick, transport)
+        if not inner.add_callback(ended):
+            ended()
+
+    def _sent(self, one: Try) -> None:
+        """An attempt is under way: streams have more to do. Under the lock."""
+
+    def _call_off(self, one: Try) -> None:
+        one.cancelled = True
+        if one.token is not None:
+            self._engine.slot.forget(one.token)
+        if one.inner is not None:
+            one.inner.cancel()
+
+    def _has_no_backend(self, one: Try, failure: RpcFailure) -> None:
+        """Under the lock: the pick itself was the end of an attempt."""
+        one.inner, one.ended = failure, True
+        self._note_record(one, failure.code(), failure.details())
+        dropped = isinstance(failure, DroppedFailure)
+        outcome = Outcome(failure.code(), dropped=dropped, by_attempt_timeout=one.timed_out)
+        if failure.code() is grpc.StatusCode.CANCELLED:  # the channel is closed
+            self._obey(self._machine.on_cancel())
+            self._end_with(one)
+            return
+        self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
+
+    def _attempt_timeout(self, one: Try) -> None:
+        with self._arrival:
+            if one.ended or one.cancelled or self._machine.committed == one.attempt or self._final:
+                return
+            one.timed_out = True
+            if one.inner is None:
+                self._has_no_backend(one, attempt_timed_out(one.attempt))
+            else:
+                one.inner.cancel()
+        self._tell()
+
+    def _out_of_time(self, one: Try) -> None:
+        with self._arrival:
+            if one.inner is not None or one.cancelled or one.ended or self._final:
+                return
+            self._has_no_backend(one, deadline_exceeded(self._engine))
+        self._tell()
+
+    def _try_is_over(self, one: Try) -> None:
+        """An attempt that was sent has ended. Any thread, any number of times."""
+        with self._arrival:
+            if one.ended:
+                return
+            if one.reading:
+                one.end_pending = True  # its reader may hold a message that commits it
+                return
+            one.ended = True
+            if self._final:
+                return
+            inner = one.inner
+            code, details = inner.code(), inner.details() or ""
+            trailing = inner.trailing_metadata() or ()
+            if one.timed_out:
+                failure = attempt_timed_out(one.attempt)
+                one.inner, code, details = failure, failure.code(), failure.details()
+                trailing = ()
+            self._note_record(one, code, details)
+            lost = never_left(code, details) and not self._engine.closed
+            if not lost and one.transport is not None:
+                self._tried |= {one.transport.connection.address}
+            outcome = Outcome(
+                code,
+                pushback=parse_pushback(trailing),
+                never_left=lost,
+                by_attempt_timeout=one.timed_out,
+            )
+            actions = self._machine.on_outcome(one.attempt, outcome, monotonic())
+            if self._inner is inner:
+                self._inner = None  # another one follows, or Finish shows it again
+            self._obey(actions)
+        self._tell()
+
+    def _note_record(self, one: Try, code: grpc.StatusCode, details: str) -> None:
+        backend = None if one.transport is None else str(one.transport.connection.address)
+        self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
+
+    def _end_with(self, one: Try) -> None:
+        if self._final:
+            return
+        self._inner = one.inner
+        if one.inner.code() is not grpc.StatusCode.OK:
+            if one.transport is not None:
+                self.add_note(f"grpclb: backend {one.transport.connection.address}")
+            if len(self._records) > 1:
+                self.add_note(f"grpclb: attempts {describe(self._records)}")
+        self._finish()
+
+    # -- commitment ------------------------------------------------------------------------------
+
+    def commit_to(self, serial: int) -> None:
+        """Headers or a message came for this attempt, or the request buffer overflowed."""
+        with self._arrival:
+            one = self._tries.get(serial)
+            if one is None or self._machine.over or self._machine.committed is not None:
+                return
+            if one.ended or one.cancelled:
+                return
+            self._obey(self._machine.on_commit(one.attempt))
+            self._inner = one.inner
+            self._arrival.notify_all()
+            request = self._arguments.request
+        if type(request) is ReplayedRequests:
+            request.commit(serial)
+
+    def _serial_of(self, inner: Any) -> int:
+        return next((s for s, t in self._tries.items() if t.inner is inner), -1)
+
+    def _settle(self, inner: Any) -> bool:
+        """After something was learnt of an attempt. False: another one follows."""
+        if self._final:
+            return self._inner is inner
+        one = self._tries.get(self._serial_of(inner))
+        if one is None or self._inner is not inner:
+            return False
+        if not inner.done():
+            self.commit_to(one.attempt.serial)
+            return self._inner is inner
+        self._try_is_over(one)
+        return self._final and self._inner is inner
+
+    # -- what ClientCall does otherwise ------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        with self._arrival:
+            if self._final:
+                return False
+            self._obey(self._machine.on_cancel())
+            if self._inner is None:
+                status = Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
+                self._inner = CancelledWhileWaiting(status)
+            self._finish()
+        self._tell()
+        return True
+
+    @property
+    def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
+        """For `attempts`."""
+        with self._arrival:
+            running = tuple(
+                AttemptRecord(
+                    None if t.transport is None else str(t.transport.connection.address),
+                    None,
+                    monotonic() - t.started,
+                )
+                for t in self._tries.values()
+                if not t.ended and not t.cancelled
+            )
+            return (*self._records, *running)
+
+    def __del__(self) -> None:
+        for one in getattr(self, "_tries", {}).values():
+            if one.token is not None:
+                self._engine.slot.forget(one.token)
+            if one.inner is not None and not one.ended:
+                one.inner.cancel()
+
+
+def on_existing(
+    reference: weakref.ref[RetriedCall], method: Callable[..., None], *arguments: Any
+) -> None:
+    call = reference()
+    if call is not None:
+        method(call, *arguments)
+
+
+def _try_ended(
+    reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: SyncTransport
+) -> None:
+    """An attempt is over; grpcio calls this once, on a thread of its own."""
+    transport.calls.pop()
+    call = reference()
+    if call is None or one.inner is None:
+        tell(pick, _DROPPED)
+        return
+    code = one.inner.code()
+    tell(pick, CallOutcome(code, one.inner.trailing_metadata() or ()))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        call._engine.suspect(transport)
+    call._try_is_over(one)

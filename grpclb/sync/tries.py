@@ -1,0 +1,67 @@
+"""One attempt of a sync RPC with a retry or hedging policy."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from grpclb.core.attempt import (
+    PREVIOUS_ATTEMPTS,
+    Attempt,
+)
+from grpclb.core.status import Status
+from grpclb.sync.engine import Engine
+from grpclb.sync.errors import (
+    RpcFailure,
+)
+from grpclb.sync.subchannel import SyncTransport
+
+
+def with_attempt_number(metadata: Any, attempt: Attempt) -> Any:
+    """The caller's metadata with `grpc-previous-rpc-attempts`, for all but the first attempt."""
+    if not attempt.number:
+        return metadata
+    return (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(attempt.number)))
+
+
+def is_too_large(engine: Engine, request: Any) -> bool:
+    """Whether a unary request does not fit into the replay buffer, so that it is sent once."""
+    return isinstance(request, bytes) and len(request) > engine.spec.options.replay_limit
+
+
+def attempt_timed_out(attempt: Attempt) -> RpcFailure:
+    details = f"the attempt took longer than perAttemptRecvTimeout ({attempt.timeout:g} s)"
+    return RpcFailure(Status(grpc.StatusCode.DEADLINE_EXCEEDED, details))
+
+
+class Try:
+    """One attempt under way."""
+
+    __slots__ = (
+        "armed",
+        "attempt",
+        "cancelled",
+        "end_pending",
+        "ended",
+        "inner",
+        "reading",
+        "started",
+        "timed_out",
+        "token",
+        "transport",
+    )
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.inner: Any = None  # grpcio's call, or an RpcFailure
+        self.transport: SyncTransport | None = None
+        self.started = monotonic()
+        self.token: int | None = None
+        self.armed = False  # for the RPC's deadline
+        self.cancelled = False
+        self.timed_out = False
+        self.reading = False  # somebody is inside next(inner), and will learn how it ended
+        self.end_pending = False
+        self.ended = False
