@@ -47,7 +47,7 @@ class PickerSlot:
         self.current = Published(0, IDLE, QUEUE_PICKER, config)
         # Set by every RPC, cleared by the idle timer: a plain store costs less than a clock read.
         self.used = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tokens = itertools.count()
         self._waiters: dict[int, Callable[[], None]] = {}
 
@@ -74,7 +74,7 @@ class PickerSlot:
 
     def reset(self) -> None:
         """Back to IDLE with nobody waiting; in a forked child, whose waiters do not exist."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiters = {}
         if self.current.state is not SHUTDOWN:
             config = self.current.config
