@@ -91,6 +91,7 @@ class Engine:
         self.replay_budget = ReplayBudget(spec.options.knob("grpclb.retry_buffer_size"))
         self.closing = threading.Event()  # ends the waits between attempts
         self.closed = False
+        self.retried: dict[int, weakref.ref[Any]] = {}  # calls that may wait between attempts
         self._lock = threading.Lock()
         self._works: _Works | None = None
         self._finalizer: weakref.finalize[Any, Engine] | None = None
@@ -145,6 +146,10 @@ class Engine:
         if works is not None:
             works.close(wait=True)
         self.slot.publish(SHUTDOWN, QUEUE_PICKER, self.slot.current.config)
+        for reference in list(self.retried.values()):
+            call = reference()
+            if call is not None:
+                call.channel_closed()
 
     def forget_after_fork(self) -> None:
         """In a forked child: the parent's connections and loop are not ours; begin anew."""

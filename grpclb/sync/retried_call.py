@@ -34,6 +34,7 @@ from grpclb.core.status import Status
 from grpclb.sync.call import CallArguments, ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
+    CHANNEL_CLOSED,
     LOCALLY_CANCELLED,
     CancelledWhileWaiting,
     DroppedFailure,
@@ -84,6 +85,7 @@ class RetriedCall(ClientCall):
     def start(self) -> None:
         self._engine.slot.used = True
         self._engine.works()
+        self._engine.retried[id(self)] = weakref.ref(self)
         with self._arrival:
             self._obey(self._machine.start(monotonic()))
             if is_too_large(self._engine, self._arguments.request):
@@ -338,6 +340,16 @@ class RetriedCall(ClientCall):
 
     # -- what ClientCall does otherwise ------------------------------------------------------------
 
+    def channel_closed(self) -> None:
+        """It ends, also where it waits between two attempts."""
+        with self._arrival:
+            if self._final:
+                return
+            self._obey(self._machine.on_cancel())
+            self._inner = RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
+            self._finish()
+        self._tell()
+
     def cancel(self) -> bool:
         with self._arrival:
             if self._final:
@@ -366,6 +378,8 @@ class RetriedCall(ClientCall):
             return (*self._records, *running)
 
     def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.retried.pop(id(self), None)
         for one in getattr(self, "_tries", {}).values():
             if one.token is not None:
                 self._engine.slot.forget(one.token)
