@@ -7,6 +7,8 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Processes that share the tests, file by file; most of them wait more than they work.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Folders that hold Python; one that is not there yet is passed over.
 CODE := $(wildcard grpclb tests integration benchmarks .ci)
@@ -21,8 +23,8 @@ venv: $(STAMP)-dev ## the environment for work on the project, in .venv
 demo: $(STAMP)-run ## plain grpcio and grpclb side by side over real backends, in half a minute
 	@$(BIN)/python -m integration.demo $(ARGS)
 
-test: $(STAMP)-test ## unit and behaviour tests, under 3 minutes (ARGS='-k dns' to choose)
-	$(BIN)/python -m pytest tests $(ARGS)
+test: $(STAMP)-test ## unit and behaviour tests, under 3 minutes (ARGS='-k dns' to choose, JOBS=0 for one process)
+	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)-dev ## ruff, mypy strict, and the direction of imports
 	$(BIN)/python -m ruff check $(CODE)
