@@ -4,12 +4,14 @@
         grpc.insecure_channel(servers.target)       # ipv4:127.0.0.1:p,127.0.0.1:q,...
 
 Methods, bytes in and out: ``/bench.Echo/Unary``, ``/bench.Echo/Down`` (as many empty responses as
-the decimal number in the request), ``/bench.Echo/Up`` and ``/bench.Echo/Both``.
+the decimal number in the request), ``/bench.Echo/Up`` and ``/bench.Echo/Both``;
+``/bench.Echo/Flaky`` is Unary, but ends one RPC in a hundred with UNAVAILABLE.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,7 +24,9 @@ import grpc.aio
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-UNARY, DOWN, UP, BOTH = (f"/bench.Echo/{name}" for name in ("Unary", "Down", "Up", "Both"))
+UNARY, DOWN, UP, BOTH, FLAKY = (
+    f"/bench.Echo/{name}" for name in ("Unary", "Down", "Up", "Both", "Flaky")
+)
 ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)  # no connection is another channel's
 
@@ -71,6 +75,12 @@ async def _unary(request: bytes, context: Any) -> bytes:
     return request
 
 
+async def _flaky(request: bytes, context: Any) -> bytes:
+    if random.random() < 0.01:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "one in a hundred")
+    return request
+
+
 async def _down(request: bytes, context: Any) -> AsyncIterator[bytes]:
     for _ in range(int(request)):
         yield b""
@@ -91,6 +101,7 @@ async def _serve(host: str, ports: int) -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
+        "Flaky": grpc.unary_unary_rpc_method_handler(_flaky),
         "Down": grpc.unary_stream_rpc_method_handler(_down),
         "Up": grpc.stream_unary_rpc_method_handler(_up),
         "Both": grpc.stream_stream_rpc_method_handler(_both),
