@@ -4,16 +4,11 @@ import dataclasses
 
 import pytest
 
-from integration.demo.measure import (
-    Event,
-    Recording,
-    Summary,
-    Tick,
-    broken_claims,
-    summarize,
-)
-from integration.demo.svg import draw
-from integration.demo.terminal import bar, table
+from integration.demo.measure import Summary, broken_claims, summarize
+from integration.demo.svg import draw_demo
+from integration.demo.terminal import table
+from integration.report.recording import Event, Recording, Tick
+from integration.report.terminal import bar
 
 
 def record(share_from: float | None) -> Recording:
@@ -83,8 +78,8 @@ def test_the_table_and_the_picture_tell_the_figures() -> None:
     rows = "\n".join(table([plain, good]))
     assert "never (in 4 s)" in rows
     assert "1.8 s" in rows
-    picture = draw(record(3.0), [plain, good], "a note")
-    assert picture == draw(record(3.0), [plain, good], "a note")
+    picture = draw_demo(record(3.0), [plain, good], "a note")
+    assert picture == draw_demo(record(3.0), [plain, good], "a note")
     assert picture.count('class="card"') == 2
     assert "a note" in picture
 

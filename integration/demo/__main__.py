@@ -19,11 +19,13 @@ from pathlib import Path
 import grpc
 
 from integration.demo.cluster import TTL, Cluster, NoLoopbackError, Pod
-from integration.demo.measure import Event, Recording, Tick, broken_claims, summarize
-from integration.demo.svg import draw
-from integration.demo.terminal import Terminal
+from integration.demo.measure import TITLES, broken_claims, summarize
+from integration.demo.svg import draw_demo
+from integration.demo.terminal import print_summary
+from integration.report.recording import Event, Recording, Tick
+from integration.report.terminal import Terminal
 
-SIDES = ("plain", "robin", "grpclb")
+SIDES = tuple(TITLES)
 PODS = 4  # to begin with; one joins, and all are replaced
 CLIENTS = 3  # processes for each side, each with one channel; fewer than pods, as is common
 WORKERS = 2  # in each client
@@ -185,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m integration.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=_ROOT / "demo-output", metavar="DIRECTORY")
     output: Path = parser.parse_args().output
-    terminal = Terminal(SIDES)
+    terminal = Terminal(TITLES)
     note = (
         f"Each way: {CLIENTS} client processes, {WORKERS} workers each, {RATE} calls/s a worker;"
         f" DNS TTL {TTL} s. grpcio {grpc.__version__}."
@@ -202,10 +204,10 @@ def main() -> int:
         terminal.say("interrupted")
         return 130
     summaries = {side: summarize(demo.recording, side, demo.added) for side in SIDES}
-    terminal.summary(list(summaries.values()))
+    print_summary(terminal, list(summaries.values()))
     output.mkdir(parents=True, exist_ok=True)
     picture = output / "demo.svg"
-    picture.write_text(draw(demo.recording, list(summaries.values()), note), encoding="utf-8")
+    picture.write_text(draw_demo(demo.recording, list(summaries.values()), note), encoding="utf-8")
     terminal.say(f"\n  picture: {picture}")
     broken = broken_claims(summaries["plain"], summaries["grpclb"], CLIENTS * WORKERS)
     for claim in broken:

@@ -18,8 +18,8 @@ from collections import Counter
 import grpc
 
 from integration.demo.backend import METHOD
+from integration.report.recording import TICK
 
-TICK = 0.25
 TIMEOUT = 2.0
 
 

@@ -1,107 +1,18 @@
-"""What the demo saw, and what follows from it. Pure: ticks and events in, figures out.
+"""What follows from what the demo saw. Pure: a recording in, figures out.
 
 Times are seconds since the start of the measurement.
 """
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from integration.report.recording import Recording
 
 TITLES = {
     "plain": "grpcio, ClusterIP",
     "robin": "grpcio round_robin, DNS",
     "grpclb": "grpclb, DNS",
 }
-SHARE_WINDOW = 1.0  # seconds over which a share is taken
-SHARE_ENOUGH = 0.8  # of the fair share, to count as having it
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What one client process saw in a quarter of a second that ended at `at`."""
-
-    side: str
-    at: float
-    calls: Mapping[str, int]
-    errors: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something done to the cluster; kind is "add", "kill", "replace", "stop" or "end"."""
-
-    at: float
-    kind: str
-    text: str
-
-
-@dataclass(slots=True)
-class Recording:
-    """Grows while the demo runs; read it at any time from the same thread."""
-
-    ticks: list[Tick] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    in_service: dict[str, tuple[float, float | None]] = field(default_factory=dict)
-
-    def appear(self, pod: str, at: float) -> None:
-        """`pod` is published from `at` on."""
-        self.in_service[pod] = (at, None)
-
-    def vanish(self, pod: str, at: float) -> None:
-        """`pod` serves no more from `at` on."""
-        self.in_service[pod] = (self.in_service[pod][0], at)
-
-    @property
-    def pods(self) -> tuple[str, ...]:
-        """Every pod there was, in the order in which they came."""
-        return tuple(self.in_service)
-
-    def serving(self, at: float) -> tuple[str, ...]:
-        """The pods in service at a time."""
-        return tuple(
-            pod
-            for pod, (begin, end) in self.in_service.items()
-            if begin <= at and (end is None or at < end)
-        )
-
-    def calls(self, side: str, begin: float = 0.0, end: float = float("inf")) -> Counter[str]:
-        """Answered calls by pod in [begin, end)."""
-        total: Counter[str] = Counter()
-        for tick in self.ticks:
-            if tick.side == side and begin <= tick.at < end:
-                total.update(tick.calls)
-        return total
-
-    def errors(self, side: str, begin: float = 0.0, end: float = float("inf")) -> Counter[str]:
-        """Failed calls by error in [begin, end)."""
-        total: Counter[str] = Counter()
-        for tick in self.ticks:
-            if tick.side == side and begin <= tick.at < end:
-                total.update(tick.errors)
-        return total
-
-    def fair(self, side: str) -> dict[str, float]:
-        """The calls each pod would have had, if at all times those in service had shared evenly."""
-        fair = dict.fromkeys(self.pods, 0.0)
-        for tick in self.ticks:
-            if tick.side == side and (pods := self.serving(tick.at)):
-                for pod in pods:
-                    fair[pod] += sum(tick.calls.values()) / len(pods)
-        return fair
-
-    def seconds_to_share(self, side: str, pod: str, end: float) -> float | None:
-        """How long after `pod` came it had its share of a whole second's calls; None: not by `end`.
-
-        "Its share" is `SHARE_ENOUGH` of an even share among the pods then in service.
-        """
-        begin = self.in_service[pod][0]
-        for at in sorted({tick.at for tick in self.ticks if tick.side == side}):
-            if begin < at < end:
-                window = self.calls(side, at - SHARE_WINDOW + 1e-9, at + 1e-9)
-                fair = window.total() / len(self.serving(at))
-                if fair and window[pod] >= SHARE_ENOUGH * fair:
-                    return at - begin
-        return None
 
 
 @dataclass(frozen=True, slots=True)
