@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -104,7 +104,7 @@ def build_spec(
     spec = ChannelSpec(
         target=parsed,
         options=checked,
-        authority=_authority(checked, parsed),
+        authority=_authority(checked, parsed, resolver),
         default_config=config,
         has_default_config=given is not None,
         default_policy=_default_policy(checked),
@@ -112,9 +112,9 @@ def build_spec(
         factory=factory,
         compression=compression,
     )
-    if factory is not None:
-        _try_factory(spec)
-    return spec
+    if factory is None:
+        return spec
+    return replace(spec, authority=_authority(checked, parsed, _try_factory(spec)))
 
 
 def _target(target: object, resolver: Resolver | None) -> Target:
@@ -129,12 +129,18 @@ def _target(target: object, resolver: Resolver | None) -> Target:
     return parse_target(target, known)
 
 
-def _authority(options: ChannelOptions, target: Target) -> str:
-    """C-core's order: what the user set, the name that TLS is told to expect, the target."""
+def _authority(options: ChannelOptions, target: Target, resolver: Resolver | None) -> str:
+    """C-core's order: what the user set, the name that TLS is told to expect, the target.
+
+    A resolver whose targets are not host names has an attribute `authority`: the name that its
+    target means, known when it is built. What it finds later never has a say in that.
+    """
     override = options.values.get("grpc.ssl_target_name_override")
     if isinstance(override, bytes):
         override = override.decode()
-    return options.authority or override or default_authority(target)
+    named = getattr(resolver, "authority", None)
+    meant = named if isinstance(named, str) and named else default_authority(target)
+    return options.authority or override or meant
 
 
 def _check_resolver(resolver: object) -> None:
@@ -174,8 +180,8 @@ def _default_policy(options: ChannelOptions) -> PolicyConfig:
         ) from error
 
 
-def _try_factory(spec: ChannelSpec) -> None:
+def _try_factory(spec: ChannelSpec) -> Resolver:
     """A target that its resolver cannot take is the caller's mistake: say so at construction."""
     from random import Random
 
-    spec.make_resolver(ResolverContext(Random(), spec.options.values))
+    return spec.make_resolver(ResolverContext(Random(), spec.options.values))
