@@ -1,0 +1,73 @@
+"""Running one command: its output, its exit code, and the ways it may be cut short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from grpclb.cli.arguments import Request, parse
+from grpclb.cli.doctor import examine
+from grpclb.cli.lookup import asked, look_up
+from grpclb.cli.render import Paint, doctor_text, resolve_text
+from grpclb.cli.report import SCHEMA, Finding, findings_of, resolution_json, to_json
+from grpclb.cli.watch import say, watch
+
+_INTERRUPTED = 130  # as shells have it
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """`grpclb.cli.main`, with everything imported."""
+    try:
+        request = parse(argv)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2
+    try:
+        return _COMMANDS[request.command](request)
+    except KeyboardInterrupt:
+        return 0 if request.command == "watch" else _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough. Nothing is left for the interpreter to flush at exit.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
+        return 0
+
+
+def _doctor(request: Request) -> int:
+    report = asyncio.run(examine(request))
+    if request.json:
+        say(json.dumps(to_json(report), indent=2))
+    else:
+        for line in doctor_text(report, _paint()):
+            say(line)
+    return 0 if report.ok else 1
+
+
+def _resolve(request: Request) -> int:
+    lookup = asyncio.run(look_up(request.spec, request.timeout))
+    whom, failure = asked(request.spec), lookup.failure
+    if request.json:
+        head = {"schema": SCHEMA, "target": request.target}
+        found: list[Finding] = [] if failure is None else [*findings_of([failure])]
+        ids = [finding.explanation.id for finding in found]
+        say(json.dumps({**head, **resolution_json(lookup, whom), "findings": ids}, indent=2))
+    else:
+        explained = None if failure is None else findings_of([failure])[0]
+        for line in resolve_text(lookup, whom, explained, _paint()):
+            say(line)
+    return 0 if failure is None else 1
+
+
+def _watch(request: Request) -> int:
+    asyncio.run(watch(request, say, _paint()))
+    return 0
+
+
+_COMMANDS = {"doctor": _doctor, "resolve": _resolve, "watch": _watch}
+
+
+def _paint() -> Paint:
+    """Colours for people at a terminal, unless they said no (no-color.org)."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Paint(wanted and sys.stdout.isatty())

@@ -1,0 +1,132 @@
+"""``grpclb doctor TARGET``: resolve, connect to every backend, try, explain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+import grpclb
+from grpclb.cli.arguments import Request
+from grpclb.cli.cluster_ip import verdict
+from grpclb.cli.explain import Explanation
+from grpclb.cli.lookup import Lookup, asked, is_fixed, is_srv, look_up
+from grpclb.cli.probe import Backend, probe
+from grpclb.cli.report import ChannelView, Finding, Report, findings_of
+from grpclb.cli.rules import Level
+from grpclb.control.channel_spec import build_spec
+from grpclb.core.address import Address
+from grpclb.core.resolver import ResolverState
+from grpclb.core.status import Status
+from grpclb.testing import ManualResolver
+
+_AT_ONCE = 64  # backends that are tried side by side
+_LOOK_AGAIN = 0.02  # seconds between two looks at the channel
+_SETTLED = ("READY", "TRANSIENT_FAILURE")
+
+
+async def examine(request: Request) -> Report:
+    """The whole examination; every step is bounded by `request.timeout`."""
+    # Every endpoint, not the subset that one channel would use.
+    whole = build_spec(
+        request.target,
+        [*request.options, ("grpclb.subset_size", 0)],
+        request.service_config,
+        None,
+    )
+    lookup = await look_up(whole, request.timeout)
+    report = Report(lookup, asked(request.spec), request.asks_for_txt, None, (), _config(lookup))
+    failure = lookup.failure
+    if failure is not None or lookup.state is None:
+        found = findings_of([failure] if failure else [])
+        return _with(report, None, (), (*found, *report.findings))
+    addresses = _addresses(lookup.state)
+    channel, backends = await asyncio.gather(
+        _view(request, lookup.state), _probe_all(addresses, request, lookup)
+    )
+    findings = (
+        *report.findings,
+        *_one_address(request, addresses),
+        *findings_of(seen for backend in backends for seen in backend.seen),
+    )
+    return _with(report, channel, backends, findings)
+
+
+def _with(
+    report: Report,
+    channel: ChannelView | None,
+    backends: tuple[Backend, ...],
+    findings: tuple[Finding, ...],
+) -> Report:
+    return Report(report.lookup, report.asked, report.asks_for_txt, channel, backends, findings)
+
+
+def _addresses(state: ResolverState) -> tuple[Address, ...]:
+    endpoints = () if isinstance(state.endpoints, Status) else state.endpoints
+    return tuple(dict.fromkeys(a for endpoint in endpoints for a in endpoint.addresses))
+
+
+async def _probe_all(
+    addresses: Sequence[Address], request: Request, lookup: Lookup
+) -> tuple[Backend, ...]:
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(address: Address) -> Backend:
+        async with turn:
+            return await probe(address, request, lookup.config)
+
+    return tuple(await asyncio.gather(*map(one, addresses)))
+
+
+async def _view(request: Request, state: ResolverState) -> ChannelView:
+    """A real channel over the same answer: what a program would have."""
+    resolver = ManualResolver()
+    resolver.update(state)
+    arguments = {"service_config": request.service_config, "resolver": resolver}
+    if request.tls is None:
+        channel = grpclb.aio.insecure_channel(request.target, request.options, **arguments)  # type: ignore[arg-type]
+    else:
+        credentials = request.tls.channel_credentials()
+        channel = grpclb.aio.secure_channel(
+            request.target,
+            credentials,
+            request.options,
+            **arguments,  # type: ignore[arg-type]
+        )
+    async with channel:
+        channel.get_state(try_to_connect=True)
+        end = asyncio.get_running_loop().time() + request.timeout
+        while True:
+            snapshot = channel.debug_snapshot()
+            held = [s["state"] for s in snapshot["subchannels"] if not s["removed"]]
+            settled = bool(held) and all(state in _SETTLED for state in held)
+            if settled or asyncio.get_running_loop().time() > end:
+                break
+            await asyncio.sleep(_LOOK_AGAIN)
+        return ChannelView(snapshot["state"], snapshot["policy"], held.count("READY"), len(held))
+
+
+def _one_address(request: Request, addresses: Sequence[Address]) -> tuple[Finding, ...]:
+    spec = request.spec
+    if spec.target.scheme != "dns" or is_fixed(spec) or is_srv(spec):
+        return ()
+    found = verdict(addresses, os.environ)
+    if found is None:
+        return ()
+    level, meaning, advice = found
+    name = "cluster-ip" if level is Level.PROBLEM else "one-address"
+    return (Finding(Explanation(name, level, meaning, advice), tuple(a.target for a in addresses)),)
+
+
+def _config(lookup: Lookup) -> tuple[Finding, ...]:
+    """A service config that the resolver has, and that nobody can use."""
+    error = lookup.config_error
+    if error is None:
+        return ()
+    explanation = Explanation(
+        "service-config-rejected",
+        Level.PROBLEM,
+        "The service config that came with the addresses is wrong; channels go on without it.",
+        ("Correct it at its source (TXT records of _grpc_config.NAME, for DNS).",),
+    )
+    return (Finding(explanation, (str(lookup.spec.target),), error),)

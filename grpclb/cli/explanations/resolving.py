@@ -1,0 +1,110 @@
+"""Why there are no addresses."""
+
+from __future__ import annotations
+
+from grpclb.cli.rules import Rule, always, code, says
+from grpclb.cli.seen import Stage
+
+_RESOLVE = (Stage.RESOLVE,)
+
+RESOLVING: tuple[Rule, ...] = (
+    Rule(
+        "dns-no-such-name",
+        _RESOLVE,
+        says("NXDOMAIN"),
+        "The DNS server says that this name does not exist.",
+        (
+            "Check the spelling and the namespace: from another namespace it is service.namespace.",
+            (
+                "`kubectl get service -A` lists what there is; a headless Service without a ready "
+                "pod has no name in some cluster DNS servers."
+            ),
+        ),
+    ),
+    Rule(
+        "dns-no-address",
+        _RESOLVE,
+        says("NODATA"),
+        "The name exists, but has no addresses.",
+        (
+            (
+                "For a headless Service: no pod is ready. Look at `kubectl get endpointslices "
+                "-l kubernetes.io/service-name=NAME` and at the readiness probes."
+            ),
+            "Check that the Service's selector fits the labels of the pods.",
+        ),
+    ),
+    Rule(
+        "dns-server-failed",
+        _RESOLVE,
+        says("SERVFAIL", "REFUSED from", "FORMERR", "NOTIMP"),
+        "A DNS server answered, but with an error instead of the name.",
+        (
+            "Look at that server (in a cluster: the logs of CoreDNS, and its upstream).",
+            "Ask it alone: `python -m grpclb resolve dns://SERVER/NAME`.",
+        ),
+    ),
+    Rule(
+        "dns-no-answer",
+        _RESOLVE,
+        says("no answer from", "no answer in time"),
+        "A DNS server did not answer.",
+        (
+            (
+                "In a cluster: a NetworkPolicy must allow egress to the cluster DNS, port 53, UDP "
+                "and TCP."
+            ),
+            "Check the nameserver lines of /etc/resolv.conf, and that the server runs.",
+        ),
+    ),
+    Rule(
+        "dns-unreachable",
+        _RESOLVE,
+        lambda seen: (
+            seen.scheme == "dns"
+            and says("refused", "unreachable", "no route", "reset by peer")(seen)
+        ),
+        "The DNS server itself could not be reached.",
+        ("Check the nameserver lines of /etc/resolv.conf (or the server in the target).",),
+    ),
+    Rule(
+        "forbidden",
+        _RESOLVE,
+        says("forbidden", "403", "permission denied"),
+        "The source of the addresses was reached, and does not allow this client to read them.",
+        (
+            (
+                "Kubernetes: the service account needs get, list and watch on endpointslices of "
+                "discovery.k8s.io; docs/kubernetes.md has the Role."
+            ),
+            "etcd: the user needs read permission on the key prefix.",
+        ),
+    ),
+    Rule(
+        "resolver-silent",
+        _RESOLVE,
+        code("DEADLINE_EXCEEDED"),
+        "The resolver had no answer, good or bad, in {ms}.",
+        ("Check that its server can be reached; give it longer with --timeout.",),
+    ),
+    Rule(
+        "no-endpoints",
+        _RESOLVE,
+        code("OK"),
+        "The source of the addresses answered that there are none.",
+        (
+            (
+                "Nothing runs, or nothing is ready: look at the pods and their readiness probes, "
+                "or at what the services have registered."
+            ),
+            "Check the name: a neighbour's empty list looks the same.",
+        ),
+    ),
+    Rule(
+        "resolution-failed",
+        _RESOLVE,
+        always,
+        "The target was not resolved.",
+        ("The resolver's own words, above, say why.",),
+    ),
+)
