@@ -64,6 +64,12 @@ class Retries:
         throttle = self._throttle_of(config)
         return CallAttempts(method.retry, method.hedging, throttle, deadline, self._random)
 
+    def record_success(self, config: ServiceConfig) -> None:
+        """An RPC ended well with its first attempt, for which no machine was made."""
+        throttle = self._throttle_of(config)
+        if throttle is not None:
+            throttle.record_success()
+
     def _throttle_of(self, config: ServiceConfig) -> Throttle | None:
         wanted, throttle = config.retry_throttling, self._throttle
         if wanted is None:

@@ -44,6 +44,11 @@ class MethodConfig:
     retry: RetryPolicy | None = None
     hedging: HedgingPolicy | None = None
 
+    @property
+    def attempt_timeout(self) -> float | None:
+        """`perAttemptRecvTimeout` of the retry policy, in seconds."""
+        return None if self.retry is None else self.retry.per_attempt_recv_timeout
+
     def applied(
         self, timeout: float | None, wait_for_ready: bool | None
     ) -> tuple[float | None, bool | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -38,6 +38,61 @@ from grpclb.sync.tries import attempt_timed_out, is_too_large, with_attempt_numb
 
 _STALE_WAIT = 0.02
 _OK = CallOutcome(grpc.StatusCode.OK)
+_CANCELLED = CallOutcome(grpc.StatusCode.CANCELLED)
+
+
+# An attempt that failed: its pick, its error, and when it began on the monotonic clock.
+Failed: TypeAlias = tuple[Pick, grpc.RpcError, float]
+
+
+def send_first(
+    engine: Engine,
+    method: MethodHandle,
+    arguments: CallArguments,
+    deadline: float | None,
+    with_call: bool,
+) -> tuple[bool, Any]:
+    """The first attempt, if a backend is ready.
+
+    (True, what the RPC returns); or (False, how it `Failed`), or (False, None): it was not sent.
+    Most RPCs end with their first attempt, and well, so it does without the machinery of retries.
+    Raises for wrong arguments.
+    """
+    info = method.info
+    if arguments.metadata:
+        info = PickInfo(method.path, arguments.metadata)
+    started = monotonic()
+    pick = pick_now(engine, engine.slot.current, info)
+    if type(pick) is not Pick:
+        return False, None
+    transport = transport_of(pick)
+    call = transport.callable(method)
+    transport.calls.append(None)
+    try:
+        result = (call.with_call if with_call else call)(
+            arguments.request,
+            None if deadline is None else deadline - started,
+            arguments.metadata,
+            arguments.credentials,
+            None,
+            arguments.compression,
+        )
+    except grpc.RpcError as error:
+        return False, (pick, error, started)
+    except BaseException as error:
+        tell(pick, _CANCELLED)
+        if isinstance(error, ValueError) and transport.closed and not engine.closed:
+            return False, None  # its backend was let go since the pick
+        raise
+    finally:
+        transport.calls.pop()
+    if pick.on_done is not None:
+        tell(pick, _OK)
+    if with_call:
+        seconds = monotonic() - started
+        backend = str(transport.connection.address)
+        attach(result[1], (AttemptRecord(backend, grpc.StatusCode.OK, seconds),))
+    return True, result
 
 
 class BlockingRetries:
@@ -64,17 +119,24 @@ class BlockingRetries:
         # A request stream that overflows its buffer reports so on grpcio's thread.
         self._lock = threading.Lock()
 
-    def run(self) -> Any:
-        """The response, or (response, call); raises the error of the attempt that counts."""
+    def run(self, failed: Failed | None) -> Any:
+        """The response, or (response, call); raises the error of the attempt that counts.
+
+        `failed` is the first attempt, if `send_first` carried it out.
+        """
         try:
-            return self._run()
+            return self._run(failed)
         finally:
             request = self.arguments.request
             if type(request) is ReplayedRequests:
                 request.close()
 
-    def _run(self) -> Any:
+    def _run(self, failed: Failed | None) -> Any:
         actions = self._machine.start(monotonic())
+        if failed is not None and isinstance(actions[0], Send):
+            attempt = actions[0].attempt
+            outcome, self._ends[attempt.serial] = self._failed(attempt, *failed)
+            actions = self._machine.on_outcome(attempt, outcome, monotonic())
         while True:
             match actions[-1]:
                 case Send(attempt):

@@ -19,7 +19,7 @@ from grpclb.control.method import (
     MethodHandle,
 )
 from grpclb.core.service_config import ServiceConfig
-from grpclb.sync.blocking import BlockingRetries
+from grpclb.sync.blocking import BlockingRetries, Failed, send_first
 from grpclb.sync.call import CallArguments, serialized
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
@@ -29,6 +29,7 @@ from grpclb.sync.replay import ReplayedRequests
 from grpclb.sync.requests import Requests
 from grpclb.sync.retried_call import RetriedCall, on_existing
 from grpclb.sync.retried_streams import RetriedStream
+from grpclb.sync.tries import is_too_large
 
 
 def blocking(
@@ -49,10 +50,22 @@ def blocking(
     engine.works()
     timeout = arguments.timeout
     deadline = None if timeout is None else monotonic() + timeout
+    twin = method.with_bytes()
+    failed: Failed | None = None
+    if type(arguments.request) is not Requests:
+        arguments = _replayable(engine, method, arguments, _no_stream)
+        if method_config.attempt_timeout is None and not is_too_large(engine, arguments.request):
+            done, ended = send_first(engine, twin, arguments, deadline, with_call)
+            if done:
+                engine.retries.record_success(config)
+                return ended
+            failed = ended
     machine = engine.retries.machine(config, method_config, deadline)
-    retries = BlockingRetries(engine, method.with_bytes(), machine, deadline, with_call)
-    retries.arguments = _replayable(engine, method, arguments, retries.commit_to)
-    return retries.run()
+    retries = BlockingRetries(engine, twin, machine, deadline, with_call)
+    if type(arguments.request) is Requests:
+        arguments = _replayable(engine, method, arguments, retries.commit_to)
+    retries.arguments = arguments
+    return retries.run(failed)
 
 
 def beside(
@@ -87,3 +100,7 @@ def _replayable(
         )
         return arguments._replace(request=replayed)
     return arguments._replace(request=serialized(method, request))
+
+
+def _no_stream(serial: int) -> None:
+    """A request that is one message overflows nothing while it is sent."""
