@@ -36,6 +36,7 @@ from grpclb.control.method import MethodHandle
 from grpclb.core.address import Address
 from grpclb.core.attempt import (
     PREVIOUS_ATTEMPTS,
+    SUCCESS,
     Actions,
     Cancel,
     Finish,
@@ -123,6 +124,8 @@ class RetriedCall(ClientCall):
         one.search = self._engine.works().spawn(_search(weakref.ref(self), one))
 
     def _pick_info(self) -> PickInfo:
+        if len(self._tries) == 1 and not self._arguments.metadata:
+            return self._method.info
         live = frozenset(
             t.transport.connection.address
             for t in self._tries.values()
@@ -174,7 +177,8 @@ class RetriedCall(ClientCall):
     def _has_no_backend(self, one: Try, status: Status, *, dropped: bool = False) -> None:
         """The pick itself was the end of an attempt."""
         closed = status.code is grpc.StatusCode.CANCELLED
-        one.inner, one.ended = EndedCall(status, cancelled=closed), True
+        one.inner = EndedCall(status, cancelled=closed)
+        one.mark_ended()
         self._note_record(one, status.code, status.details)
         if closed:
             self._obey(self._machine.on_cancel())
@@ -201,13 +205,16 @@ class RetriedCall(ClientCall):
         if one.reading:
             one.end_pending = True  # its reader may hold a message that commits it
             return
-        one.ended = True
-        if not one.over.done():
-            one.over.set_result(None)
+        one.mark_ended()
         if one.writer is not None:
             one.writer.cancel()
         inner = one.inner
         code, details, trailing = one.end
+        if code is grpc.StatusCode.OK and not one.timed_out:
+            self._note_record(one, code, details)
+            if not self._final:
+                self._obey(self._machine.on_outcome(one.attempt, SUCCESS, monotonic()))
+            return
         if one.timed_out:
             status = attempt_timed_out(one.attempt)
             one.inner, code, details, trailing = EndedCall(status), status.code, status.details, ()
@@ -232,7 +239,7 @@ class RetriedCall(ClientCall):
         self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
 
     def _note_record(self, one: Try, code: grpc.StatusCode, details: str) -> None:
-        backend = None if one.transport is None else str(one.transport.connection.address)
+        backend = None if one.transport is None else one.transport.connection.address.target
         self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
 
     def _arrive(self, inner: Any) -> None:
@@ -281,8 +288,8 @@ class RetriedCall(ClientCall):
         The status of a stream that the server ended may come after the error (`_await_status`).
         """
         one = self._try_of(inner)
-        if one is not None and one.inner is inner and not one.ended:
-            await asyncio.shield(one.over)
+        if one is not None and one.inner is inner:
+            await one.until_ended()
         if isinstance(error, grpc.aio.AioRpcError) and error.details() == _INTERNAL_ERROR:
             error = error_of(inner)
         return error if self._is_error(inner, error) else None
@@ -390,7 +397,7 @@ def _try_ended(
     """An attempt is over; grpcio calls this once, on the loop."""
     if one.writer is not None:
         one.writer.cancel()  # a write that fails now would replace the status
-    if known(inner.details()) == _INTERNAL_ERROR:
+    if known(inner.code()) is not grpc.StatusCode.OK and known(inner.details()) == _INTERNAL_ERROR:
         call = reference()
         if call is not None:
             works = call._engine.works_if_open()
@@ -416,8 +423,12 @@ def _count_end(
 ) -> None:
     transport.inflight -= 1
     code = known(inner.code())
-    one.end = (code, known(inner.details()) or "", tuple(known(inner.trailing_metadata()) or ()))
-    tell(pick, CallOutcome(code, tuple(known(inner.trailing_metadata()) or ())))
+    trailing: tuple[Any, ...] = ()
+    if code is not grpc.StatusCode.OK or pick.on_done is not None:
+        trailing = tuple(known(inner.trailing_metadata()) or ())
+    one.end = (code, known(inner.details()) or "", trailing)
+    if pick.on_done is not None:
+        tell(pick, CallOutcome(code, trailing))
     if code is grpc.StatusCode.UNAVAILABLE:
         transport.check()
     call = reference()

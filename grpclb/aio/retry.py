@@ -14,6 +14,7 @@ from grpclb.aio.call import (
     StreamUnaryCall,
     UnaryStreamCall,
     UnaryUnaryCall,
+    arguments_of,
 )
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import (
@@ -73,9 +74,11 @@ def start_retried(
     method_config = method.config(config)
     call_type = _CALLS[method.kind]
     call = call_type(engine, method, arguments)
+    request, timeout, metadata, credentials, wait_for_ready, compression = arguments
     if not call_type._streams_requests and method.serializer is not None:
-        arguments = arguments._replace(request=method.serializer(arguments.request))
-    arguments = arguments._replace(metadata=checked_metadata(arguments.metadata))
+        request = method.serializer(request)
+    metadata = checked_metadata(metadata)
+    arguments = arguments_of((request, timeout, metadata, credentials, wait_for_ready, compression))
     call._method = method.with_bytes()
     machine = engine.retries.machine(config, method_config, call.deadline)
     call.use(machine, arguments, hedged=method_config.hedging is not None)

@@ -24,13 +24,13 @@ class Try:
     """One attempt under way."""
 
     __slots__ = (
+        "_over",
         "attempt",
         "cancelled",
         "end",
         "end_pending",
         "ended",
         "inner",
-        "over",
         "position",
         "reading",
         "responses",
@@ -56,7 +56,19 @@ class Try:
         self.reading = False  # somebody reads a message, and will learn how it ended
         self.end_pending = False
         self.ended = False
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[None] | None = None  # made by those who wait
+
+    async def until_ended(self) -> None:
+        """Wait for `mark_ended`."""
+        if not self.ended:
+            if self._over is None:
+                self._over = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._over)
+
+    def mark_ended(self) -> None:
+        self.ended = True
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
 
 def is_being_cancelled() -> bool:
