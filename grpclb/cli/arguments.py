@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grpclb.cli.credentials import Tls, read_tls
+from grpclb.cli.credentials import Tls, read_tls, redacted
 from grpclb.control.channel_spec import ChannelSpec, build_spec
 
 _TXT = "grpc.service_config_disable_resolution"
@@ -55,12 +55,14 @@ def parse(argv: Sequence[str] | None) -> Request:
     given = parser.parse_args(argv)
     try:
         return _request(given)
-    except (UsageError, OSError, ValueError, TypeError, OverflowError) as error:
-        _refuse(given.command, error)
+    except OSError as error:
+        _refuse(given.command, f"{error.filename}: {error.strerror}")
+    except (ValueError, TypeError, OverflowError) as error:
+        _refuse(given.command, str(error))
 
 
-def _refuse(command: str, error: Exception) -> NoReturn:
-    print(f"grpclb {command}: {error}", file=sys.stderr)
+def _refuse(command: str, reason: str) -> NoReturn:
+    print(redacted(f"grpclb {command}: {reason}"), file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from grpclb.cli.arguments import Request, parse
 from grpclb.cli.doctor import examine
@@ -28,19 +29,17 @@ def run(argv: Sequence[str] | None) -> int:
         return _COMMANDS[request.command](request)
     except KeyboardInterrupt:
         return 0 if request.command == "watch" else _INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough. Nothing is left for the interpreter to flush at exit.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
+    except BrokenPipeError:  # of `watch`, whose reader has seen enough
+        _silence()
         return 0
 
 
 def _doctor(request: Request) -> int:
     report = asyncio.run(examine(request))
     if request.json:
-        say(json.dumps(to_json(report), indent=2))
+        _print([json.dumps(to_json(report), indent=2)])
     else:
-        for line in doctor_text(report, _paint()):
-            say(line)
+        _print(doctor_text(report, _paint()))
     return 0 if report.ok else 1
 
 
@@ -51,11 +50,11 @@ def _resolve(request: Request) -> int:
         head = {"schema": SCHEMA, "target": request.target}
         found: list[Finding] = [] if failure is None else [*findings_of([failure])]
         ids = [finding.explanation.id for finding in found]
-        say(json.dumps({**head, **resolution_json(lookup, whom), "findings": ids}, indent=2))
+        body = {**head, **resolution_json(lookup, whom), "findings": ids}
+        _print([json.dumps(body, indent=2)])
     else:
         explained = None if failure is None else findings_of([failure])[0]
-        for line in resolve_text(lookup, whom, explained, _paint()):
-            say(line)
+        _print(resolve_text(lookup, whom, explained, _paint()))
     return 0 if failure is None else 1
 
 
@@ -65,6 +64,24 @@ def _watch(request: Request) -> int:
 
 
 _COMMANDS = {"doctor": _doctor, "resolve": _resolve, "watch": _watch}
+
+
+def _print(lines: Iterable[str]) -> None:
+    """A reader that has seen enough (``| head``) changes nothing about the exit code."""
+    try:
+        for line in lines:
+            say(line)
+    except BrokenPipeError:
+        _silence()
+
+
+def _silence() -> None:
+    """Nothing that the interpreter flushes at exit shall meet the broken pipe again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        descriptor = sys.stdout.fileno()
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, descriptor)
+        os.close(devnull)
 
 
 def _paint() -> Paint:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import grpclb
 from grpclb.cli.arguments import Request
-from grpclb.cli.cluster_ip import verdict
-from grpclb.cli.explain import Explanation
+from grpclb.cli.cluster_ip import suspicion
 from grpclb.cli.lookup import Lookup, asked, is_fixed, is_srv, look_up
 from grpclb.cli.probe import Backend, probe
-from grpclb.cli.report import ChannelView, Finding, Report, findings_of
-from grpclb.cli.rules import Level
+from grpclb.cli.report import ChannelView, Report, findings_of
+from grpclb.cli.seen import Seen, Stage
 from grpclb.control.channel_spec import build_spec
 from grpclb.core.address import Address
 from grpclb.core.resolver import ResolverState
@@ -35,30 +34,17 @@ async def examine(request: Request) -> Report:
         None,
     )
     lookup = await look_up(whole, request.timeout)
-    report = Report(lookup, asked(request.spec), request.asks_for_txt, None, (), _config(lookup))
-    failure = lookup.failure
+    failure, whom = lookup.failure, asked(request.spec)
     if failure is not None or lookup.state is None:
-        found = findings_of([failure] if failure else [])
-        return _with(report, None, (), (*found, *report.findings))
+        found = [] if failure is None else [failure]
+        return Report(lookup, whom, request.asks_for_txt, None, (), findings_of(found))
     addresses = _addresses(lookup.state)
     channel, backends = await asyncio.gather(
         _view(request, lookup.state), _probe_all(addresses, request, lookup)
     )
-    findings = (
-        *report.findings,
-        *_one_address(request, addresses),
-        *findings_of(seen for backend in backends for seen in backend.seen),
-    )
-    return _with(report, channel, backends, findings)
-
-
-def _with(
-    report: Report,
-    channel: ChannelView | None,
-    backends: tuple[Backend, ...],
-    findings: tuple[Finding, ...],
-) -> Report:
-    return Report(report.lookup, report.asked, report.asks_for_txt, channel, backends, findings)
+    found = [*_config(lookup), *_name(request, addresses)]
+    found += [seen for backend in backends for seen in backend.seen]
+    return Report(lookup, whom, request.asks_for_txt, channel, backends, findings_of(found))
 
 
 def _addresses(state: ResolverState) -> tuple[Address, ...]:
@@ -106,27 +92,18 @@ async def _view(request: Request, state: ResolverState) -> ChannelView:
         return ChannelView(snapshot["state"], snapshot["policy"], held.count("READY"), len(held))
 
 
-def _one_address(request: Request, addresses: Sequence[Address]) -> tuple[Finding, ...]:
+def _name(request: Request, addresses: Sequence[Address]) -> list[Seen]:
+    """One address for a DNS name is worth a word."""
     spec = request.spec
     if spec.target.scheme != "dns" or is_fixed(spec) or is_srv(spec):
-        return ()
-    found = verdict(addresses, os.environ)
-    if found is None:
-        return ()
-    level, meaning, advice = found
-    name = "cluster-ip" if level is Level.PROBLEM else "one-address"
-    return (Finding(Explanation(name, level, meaning, advice), tuple(a.target for a in addresses)),)
+        return []
+    found = suspicion(request.target, addresses, os.environ)
+    return [] if found is None else [found]
 
 
-def _config(lookup: Lookup) -> tuple[Finding, ...]:
+def _config(lookup: Lookup) -> list[Seen]:
     """A service config that the resolver has, and that nobody can use."""
     error = lookup.config_error
-    if error is None:
-        return ()
-    explanation = Explanation(
-        "service-config-rejected",
-        Level.PROBLEM,
-        "The service config that came with the addresses is wrong; channels go on without it.",
-        ("Correct it at its source (TXT records of _grpc_config.NAME, for DNS).",),
+    return (
+        [] if error is None else [Seen(Stage.CONFIG, details=error, target=str(lookup.spec.target))]
     )
-    return (Finding(explanation, (str(lookup.spec.target),), error),)

@@ -19,7 +19,7 @@ from grpclb.core.status import Status
 from grpclb.core.target import srv_domain
 from grpclb.resolvers.static import StaticResolver
 
-_GRACE = 0.5  # seconds beyond the resolver's own limit, for its reason to arrive
+_GRACE = 0.3  # seconds beyond the resolver's own limit, for its reason to arrive
 _END = 1.0
 
 

@@ -43,7 +43,7 @@ def doctor_text(report: Report, paint: Paint) -> Iterator[str]:
     if problems:
         yield paint(f"{_count(problems, 'problem')}{also}", "red")
     else:
-        yield paint(f"All is well{also}.", "yellow" if warnings else "green")
+        yield paint(f"No problem found{also}.", "yellow" if warnings else "green")
 
 
 def _about_target(report: Report) -> Iterator[str]:

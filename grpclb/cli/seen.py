@@ -7,9 +7,11 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """The steps that a call needs, in their order."""
+    """What was looked at: the steps that a call needs, in their order."""
 
     RESOLVE = "resolve"
+    NAME = "name"  # what the name stands for
+    CONFIG = "config"  # the service config that came with the addresses
     CONNECT = "connect"
     HEALTH = "health"
     CALL = "call"
@@ -62,6 +64,7 @@ class Seen:
     server_name: str = ""
     client_certificate: bool = False
     method: str = ""
+    variable: str = ""  # of the environment, that holds a ClusterIP
     service: str = ""  # of a health check
     status: str = ""  # the answer of a health check
     empty_request: bool = True

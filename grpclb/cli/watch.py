@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import grpclb
 from grpclb.cli.arguments import Request
 from grpclb.cli.changes import Event, Snapshot, changes
+from grpclb.cli.credentials import redacted
 from grpclb.cli.render import Paint
 
 _PERIOD = 0.1  # seconds between two looks; a look costs a few microseconds per backend
@@ -82,4 +83,4 @@ def _line(event: Event, as_json: bool, paint: Paint) -> str:
 
 def say(line: str) -> None:
     """One line on standard output, at once."""
-    print(line, file=sys.stdout, flush=True)
+    print(redacted(line), file=sys.stdout, flush=True)

@@ -7,7 +7,6 @@ things; this tells them apart. Nothing is verified here, and nothing secret is s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from dataclasses import dataclass
 
@@ -34,18 +33,21 @@ class Look:
 
 async def look(address: Address, server_name: str, tls: Tls | None, timeout: float) -> Look:
     """Look at `address` for at most `timeout` seconds. Raises nothing."""
+    moment = min(_MOMENT, timeout / 4)
     try:
         async with asyncio.timeout(timeout):
-            with_tls = await _try_tls(address, server_name, tls)
-            return with_tls or await _try_plaintext(address)
+            with_tls = await _try_tls(address, server_name, tls, moment)
+            return with_tls or await _try_plaintext(address, moment)
     except TimeoutError:
         return Look(Wire.SILENT)
 
 
-async def _try_tls(address: Address, server_name: str, tls: Tls | None) -> Look | None:
+async def _try_tls(
+    address: Address, server_name: str, tls: Tls | None, moment: float
+) -> Look | None:
     """None if it is something else than TLS that can be connected to."""
     try:
-        reader, writer = await _connect(address)
+        reader, writer = await _connect(address, moment)
     except TimeoutError:
         return Look(Wire.TIMEOUT)
     except ConnectionRefusedError as error:
@@ -54,7 +56,7 @@ async def _try_tls(address: Address, server_name: str, tls: Tls | None) -> Look 
         return Look(Wire.ERROR, error.strerror or str(error))
     context = _context(tls)
     try:
-        async with asyncio.timeout(2 * _MOMENT):
+        async with asyncio.timeout(2 * moment):
             await writer.start_tls(context, server_hostname=server_name)
     except (TimeoutError, OSError, ssl.SSLError):
         await _close(writer)
@@ -63,16 +65,16 @@ async def _try_tls(address: Address, server_name: str, tls: Tls | None) -> Look 
         connection = writer.get_extra_info("ssl_object")
         alpn = connection.selected_alpn_protocol() == "h2"
         der = connection.getpeercert(binary_form=True)
-        wire = Wire.TLS if await _speaks(reader) else Wire.TLS_CLOSED
+        wire = Wire.TLS if await _speaks(reader, moment) else Wire.TLS_CLOSED
     finally:
         await _close(writer)
-    return Look(wire, certificate=await _certificate(address, server_name, der), alpn=alpn)
+    return Look(wire, certificate=await _certificate(address, server_name, der, moment), alpn=alpn)
 
 
-async def _speaks(reader: asyncio.StreamReader) -> bool:
+async def _speaks(reader: asyncio.StreamReader, moment: float) -> bool:
     """Whether the connection stays open; a server that refuses a client certificate closes it."""
     try:
-        async with asyncio.timeout(_MOMENT):
+        async with asyncio.timeout(moment):
             return bool(await reader.read(1))
     except TimeoutError:
         return True
@@ -80,7 +82,9 @@ async def _speaks(reader: asyncio.StreamReader) -> bool:
         return False
 
 
-async def _certificate(address: Address, server_name: str, der: bytes) -> Certificate:
+async def _certificate(
+    address: Address, server_name: str, der: bytes, moment: float
+) -> Certificate:
     """The names in a certificate that may be anybody's.
 
     `ssl` decodes only what it has verified: so the certificate is made its own authority, at any
@@ -91,7 +95,7 @@ async def _certificate(address: Address, server_name: str, der: bytes) -> Certif
     context.verify_flags |= ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
     try:
         context.load_verify_locations(cadata=der)
-        _, writer = await _connect(address)
+        _, writer = await _connect(address, moment)
         try:
             await writer.start_tls(context, server_hostname=server_name)
             found = writer.get_extra_info("ssl_object").getpeercert()
@@ -119,9 +123,9 @@ def _decoded(found: dict[str, object]) -> Certificate:
     )
 
 
-async def _try_plaintext(address: Address) -> Look:
+async def _try_plaintext(address: Address, moment: float) -> Look:
     try:
-        reader, writer = await _connect(address)
+        reader, writer = await _connect(address, moment)
     except (TimeoutError, OSError) as error:
         return Look(Wire.ERROR, str(error))
     try:
@@ -138,10 +142,12 @@ async def _try_plaintext(address: Address) -> Look:
     return Look(Wire.HTTP2 if head[3:4] == bytes([_SETTINGS]) else Wire.OTHER)
 
 
-async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Raises TimeoutError if nobody answers in a second or so, or another OSError."""
+async def _connect(
+    address: Address, moment: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Raises TimeoutError if nobody answers in two moments, or another OSError."""
     kind, _, rest = address.target.partition(":")
-    async with asyncio.timeout(2 * _MOMENT):
+    async with asyncio.timeout(2 * moment):
         if kind == "unix":
             return await asyncio.open_unix_connection(rest)
         if kind == "unix-abstract":
@@ -151,9 +157,9 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
+    """Drop the connection; after a handshake that was cut short, `wait_closed` would hang."""
     writer.transport.abort()
-    with contextlib.suppress(OSError, ssl.SSLError):
-        await writer.wait_closed()
+    await asyncio.sleep(0)
 
 
 def _context(tls: Tls | None) -> ssl.SSLContext:

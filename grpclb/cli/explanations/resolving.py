@@ -9,6 +9,17 @@ _RESOLVE = (Stage.RESOLVE,)
 
 RESOLVING: tuple[Rule, ...] = (
     Rule(
+        "service-config-unusable",
+        _RESOLVE,
+        says("grpc_config", "TXT of ", "service config"),
+        "Addresses came with a service config that is wrong or could not be read, and the client "
+        "has no default to go on with.",
+        (
+            "Correct it at its source (for DNS: the TXT records of _grpc_config.NAME).",
+            "A default (service_config= in programs, --service-config here) keeps clients going.",
+        ),
+    ),
+    Rule(
         "dns-no-such-name",
         _RESOLVE,
         says("NXDOMAIN"),

@@ -1,0 +1,357 @@
+"""What the three commands print, and their exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import grpclb
+from grpclb.cli import main
+from grpclb.control.registries import RESOLVERS
+from grpclb.testing import ManualResolver
+from tests.cli import servers
+from tests.cli.conftest import NAME, Shell, write_pair
+from tests.support.dns_server import DnsServer
+from tests.support.tls import Authority
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("patient", "secure", "ca"),
+    pytest.mark.expect_log(".*"),  # channels tell of what they are shown here
+]
+ECHO = ("--method", "/test.Patient/Echo")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> ManualResolver:
+    """The resolver of every target with the scheme told:"""
+    monkeypatch.setattr(RESOLVERS, "_table", RESOLVERS._table)
+    resolver = ManualResolver()
+    grpclb.register_resolver("told", lambda target, context: resolver)
+    return resolver
+
+
+# -- resolve -------------------------------------------------------------------------------------
+
+
+def test_resolve_prints_the_addresses_and_where_they_came_from(
+    shell: Shell, dns: DnsServer
+) -> None:
+    dns.set(NAME, "A", "127.0.0.1", "127.0.0.2", ttl=7)
+    found = shell("resolve", f"dns://{dns.authority}/{NAME}:50051")
+    first, second, resolved, asked = found.out.splitlines()
+    assert [first, second] == ["127.0.0.1:50051", "127.0.0.2:50051"]
+    assert re.fullmatch(r"resolved  2 addresses \(TTL 7 s\) in [0-9.e+]+ ms", resolved)
+    assert asked == f"asked     DNS server {dns.authority} (from the target)"
+    assert (found.code, found.err) == (0, "")
+
+
+def test_resolve_says_why_it_failed(shell: Shell, dns: DnsServer) -> None:
+    found = shell("resolve", f"dns://{dns.authority}/{NAME}:50051")
+    assert found.code == 1
+    assert f"NXDOMAIN from {dns.authority}" in found.out
+    assert "[dns-no-such-name]" in found.out
+
+
+def test_resolve_as_json(shell: Shell, told: ManualResolver) -> None:
+    told.update([grpclb.Endpoint.of("10.0.0.7:1", "[fd00::7]:1", zone="a", weight=3)])
+    found = shell("resolve", "told:///x", "--json").json
+    assert found.keys() == {
+        "schema", "target", "ok", "seconds", "asked", "note", "error", "endpoints",
+        "service_config", "service_config_source", "service_config_error", "findings",
+    }  # fmt: skip
+    assert found["endpoints"] == [
+        {"addresses": ["10.0.0.7:1", "[fd00::7]:1"], "attributes": {"zone": "a", "weight": 3}}
+    ]
+    assert "10.0.0.7:1+[fd00::7]:1 weight=3 zone=a" in shell("resolve", "told:///x").out
+
+
+def test_resolve_as_json_when_it_failed(shell: Shell, told: ManualResolver) -> None:
+    told.fail(details="gone fishing")
+    found = shell("resolve", "told:///x", "--json")
+    assert (found.code, found.json["ok"]) == (1, False)
+    assert found.json["error"] == "UNAVAILABLE: gone fishing"
+    assert found.json["findings"] == ["resolution-failed"]
+
+
+def test_a_service_config_from_the_resolver_is_shown(shell: Shell, dns: DnsServer) -> None:
+    config = {"methodConfig": [{"name": [{}], "timeout": "3s"}]}
+    dns.set(NAME, "A", "127.0.0.1")
+    text = f"grpc_config={json.dumps([{'serviceConfig': config}])}"
+    dns.set(f"_grpc_config.{NAME}", "TXT", text)
+    target = f"dns://{dns.authority}/{NAME}:50051"
+    assert shell("resolve", target, "--txt", "--json").json["service_config"] == config
+    assert shell("resolve", target, "--json").json["service_config_source"] == "default"
+    assert f"config    {json.dumps(config)}" in shell("resolve", target, "--txt").out
+
+
+# -- doctor --------------------------------------------------------------------------------------
+
+
+def test_a_healthy_target(shell: Shell, patient: str) -> None:
+    found = shell("doctor", patient, "--health", "well", *ECHO, "--data-hex", "0102 03")
+    assert found.code == 0
+    target, resolved, config, channel, _, head, row, _, end = found.out.splitlines()
+    assert target == f"target    {patient}"
+    assert resolved.startswith("resolved  1 address in ")
+    assert config == "config    {} (the default)"
+    assert channel == "channel   READY, round_robin, 1 of 1 backends ready"
+    assert head.split() == ["backend", "connect", "health", "call"]
+    pattern = rf"{patient} +[0-9.e+]+ ms +SERVING +OK [0-9.e+]+ ms, 3 bytes"
+    assert re.fullmatch(pattern, row)
+    assert end == "No problem found."
+
+
+def test_a_target_of_many_backends_names_each_problem_once(shell: Shell, patient: str) -> None:
+    with servers.closed_port() as one, servers.closed_port() as other:
+        found = shell("doctor", f"ipv4:{one},{patient},{other}", "--json").json
+    assert [backend["connected"] for backend in found["backends"]] == [False, True, False]
+    (finding,) = found["findings"]
+    assert (finding["id"], finding["where"]) == ("connection-refused", [one, other])
+    assert (found["channel"]["ready"], found["channel"]["backends"]) == (1, 3)
+
+
+def test_the_json_of_a_report(shell: Shell, secure: str, ca: str) -> None:
+    found = shell("doctor", secure, "--ca", ca, "--server-name", "a.b", *ECHO, "--json").json
+    assert found.keys() == {
+        "schema", "grpclb", "target", "ok", "resolution", "channel", "backends", "findings",
+    }  # fmt: skip
+    (backend,), (finding,) = found["backends"], found["findings"]
+    assert backend.keys() == {
+        "address", "connected", "connect_seconds", "error", "certificate", "health", "call",
+    }  # fmt: skip
+    assert backend["certificate"]["names"] == [NAME]
+    assert finding.keys() == {"id", "level", "where", "saw", "meaning", "advice"}
+    assert f"not for a.b. It is for: {NAME}." in finding["meaning"]
+
+
+def test_a_method_that_streams(shell: Shell, patient: str) -> None:
+    words = ("doctor", patient, "--method", "test.Patient/Stream", "--data-hex", "aa", "--json")
+    (backend,) = shell(*words).json["backends"]
+    assert backend["call"]["code"] == "OK"
+    assert backend["call"]["method"] == "/test.Patient/Stream"
+    assert (backend["call"]["response_bytes"], backend["call"]["streaming"]) == (1, True)
+
+
+def test_the_service_config_is_obeyed(shell: Shell, patient: str, tmp_path: Path) -> None:
+    """Its health check is made, its timeout and its limits hold."""
+    name = [{"service": "test.Patient"}]
+    config = {
+        "healthCheckConfig": {"serviceName": "ill"},
+        "methodConfig": [{"name": name, "timeout": "0.2s", "maxRequestMessageBytes": 5}],
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    slow = ("--method", "/test.Patient/Slow")
+    found = shell("doctor", patient, "--service-config", str(path), *slow, "--json").json
+    assert [f["id"] for f in found["findings"]] == ["health-not-serving", "deadline-exceeded"]
+    assert found["channel"]["state"] != "READY"
+    big = ("--data-hex", "00" * 6, "--service-config", json.dumps(config), "--json")
+    ids = [f["id"] for f in shell("doctor", patient, *ECHO, *big).json["findings"]]
+    assert ids == ["health-not-serving", "request-over-own-limit"]
+
+
+def test_mutual_tls_and_no_secret_is_printed(
+    shell: Shell, authority: Authority, ca: str, tmp_path: Path
+) -> None:
+    cert, key = write_pair(tmp_path, authority.issue("client"))
+    words = ("--ca", ca, "--server-name", NAME, "--cert", cert, "--key", key)
+    with servers.grpc_server(authority.issue(NAME), authority.pem) as address:
+        for more in ([], ["--json"], ["--health", "ill"]):
+            found = shell("doctor", address, *words, *more)
+            assert found.code == (1 if "ill" in more else 0)
+            assert Path(key).read_text().split("\n")[1] not in found.out + found.err
+            assert key not in found.out
+
+
+def test_a_password_in_a_target_is_not_printed(shell: Shell, told: ManualResolver) -> None:
+    told.fail(details="no answer from told://user:hunter2@host/x")
+    for words in (["resolve"], ["doctor"], ["doctor", "--json"], ["watch", "--seconds", "0.2"]):
+        command, *more = words
+        found = shell(command, "told://user:hunter2@host/x", *more)
+        assert "hunter2" not in found.out + found.err
+        assert "user:***@host" in found.out
+    assert "hunter2" not in shell("resolve", "nosuch://user:hunter2@host/x").err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_colours_are_for_terminals(
+    patient: str,
+    environment: dict[str, str],
+    coloured: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    shell: Shell,
+) -> None:
+    assert "\033" not in shell("resolve", patient).out
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["resolve", patient]) == 0
+    assert ("\033[" in terminal.getvalue()) is coloured
+
+
+class _Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["doctor", "{}"], 1), (["resolve", "{}"], 0), (["watch", "{}"], 0)]
+)
+def test_a_broken_pipe_is_quiet(
+    words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "stdout", _Broken())
+    with servers.closed_port() as address:
+        assert main([word.format(address) for word in words]) == code
+    assert "BrokenPipe" not in capsys.readouterr().err
+
+
+# -- watch ---------------------------------------------------------------------------------------
+
+
+class _Lines(io.StringIO):
+    """Standard output that a thread can wait on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news = threading.Condition()
+
+    def write(self, text: str) -> int:
+        with self.news:
+            self.news.notify_all()
+            return super().write(text)
+
+    def wait_for(self, pattern: str) -> None:
+        with self.news:
+            if not self.news.wait_for(lambda: re.search(pattern, self.getvalue()), 20):
+                raise AssertionError(f"no {pattern} in {self.getvalue()}")
+
+
+@contextlib.contextmanager
+def _meanwhile(script: Callable[[], None]) -> Iterator[list[BaseException]]:
+    """Run `script` on a thread, and press Ctrl-C at its end."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            script()
+        except BaseException as error:
+            errors.append(error)
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield errors
+    thread.join(30)
+
+
+def test_watch_tells_of_every_change_until_ctrl_c(
+    told: ManualResolver, patient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = _Lines()
+    monkeypatch.setattr(sys, "stdout", out)
+    with servers.closed_port() as dead:
+
+        def script() -> None:
+            out.wait_for("channel CONNECTING")
+            told.update([grpclb.Endpoint.of(patient, zone="a")])
+            out.wait_for(rf"\+ {patient} zone=a\n")
+            out.wait_for(f"{patient} .*READY")
+            told.update([grpclb.Endpoint.of(patient, zone="b"), grpclb.Endpoint.of(dead)])
+            out.wait_for(rf"~ {patient} zone=b\n")
+            out.wait_for(rf"{dead} .*TRANSIENT_FAILURE \(.*[Cc]onnection refused\)")
+            told.fail(details="the registry is away")
+            out.wait_for("! UNAVAILABLE: the registry is away; the last good list stays in use")
+            told.update([patient])
+            out.wait_for(rf"- {dead}\n")
+
+        with _meanwhile(script) as errors:
+            assert main(["watch", "told:///x"]) == 0
+    assert not errors, out.getvalue()
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3}  \S", line) for line in out.getvalue().splitlines())
+
+
+def test_watch_as_json_in_a_process_of_its_own(patient: str) -> None:
+    """The real thing: lines as they happen, Ctrl-C, exit 0, nothing on standard error."""
+    command = [sys.executable, "-m", "grpclb", "watch", patient, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(json.loads(line))
+            if seen[-1]["event"] == "channel" and seen[-1]["to"] == "READY":
+                process.send_signal(signal.SIGINT)
+                break
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, b"")
+    assert {event["event"] for event in seen} >= {"resolved", "added", "state", "channel"}
+    assert all(event["time"].endswith("Z") for event in seen)
+
+
+# -- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage"),
+        (["docter", "x"], "invalid choice"),
+        (["doctor"], "TARGET"),
+        (["doctor", "nosuch:///x"], "unknown scheme 'nosuch'; known: "),
+        (["doctor", "host:99999"], "port '99999'"),
+        (["doctor", "host:1", "--option", "grpclb.dns_timeout=1"], "did you mean"),
+        (["doctor", "host:1", "--option", "novalue"], "expected key=value"),
+        (["doctor", "host:1", "--timeout", "0"], "--timeout: expected seconds"),
+        (["doctor", "host:1", "--timeout", "nan"], "--timeout: expected seconds"),
+        (["doctor", "host:1", "--ca", "/none/ca.pem"], "/none/ca.pem: No such file"),
+        (["doctor", "host:1", "--ca", __file__], "not a PEM certificate"),
+        (["doctor", "host:1", "--cert", __file__], "--cert and --key belong together"),
+        (["doctor", "host:1", "--cert", __file__, "--key", __file__], "--cert"),
+        (["doctor", "host:1", "--tls", "--insecure"], "--insecure means plaintext"),
+        (["doctor", "host:1", "--method", "Echo"], "expected /pkg.Service/Method"),
+        (["doctor", "host:1", "--data-hex", "00"], "belong to --method"),
+        (["doctor", "host:1", *ECHO, "--data-hex", "0x"], "hexadecimal"),
+        (["doctor", "host:1", *ECHO, "--data-file", "/none"], "/none: No such file"),
+        (["doctor", "host:1", *ECHO, "--data-file", "x", "--data-hex", "00"], "give one of"),
+        (["doctor", "host:1", *ECHO, "--deadline", "inf"], "--deadline: expected seconds"),
+        (["watch", "host:1", "--service-config", "{"], "service config: $: not JSON"),
+        (["watch", "host:1", "--service-config", "/none"], "/none: No such file"),
+        (["resolve", "host:1", "--service-config", '{"methodConfig": 3}'], "$.methodConfig"),
+    ],
+)
+def test_wrong_usage(words: list[str], message: str, shell: Shell) -> None:
+    found = shell(*words)
+    assert (found.code, found.out) == (2, "")
+    assert message in found.err
+    assert "Traceback" not in found.err
+
+
+def test_help_is_no_error(shell: Shell) -> None:
+    found = shell("doctor", "--help")
+    assert found.code == 0
+    assert "--health [SERVICE]" in found.out
