@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpclb.resolvers.dns.system import ResolvConf, Server
-from grpclb.resolvers.dns.transport import exchange, off_loop
+from grpclb.resolvers.dns.transport import exchange
 from grpclb.resolvers.dns.wire import UDP_PAYLOAD, MalformedError, Query, Record, Reply, decode
+from grpclb.resolvers.thread import off_loop
 
 # Codes with which a server says that it cannot read EDNS, or any question like ours.
 _NO_EDNS = ("FORMERR", "NOTIMP", "BADVERS")

@@ -16,8 +16,8 @@ from grpclb.core.target import srv_domain
 from grpclb.resolvers.dns.client import Answer, Ask, Failure, Negative, Outcome
 from grpclb.resolvers.dns.order import by_family
 from grpclb.resolvers.dns.system import ResolvConf
-from grpclb.resolvers.dns.transport import off_loop
 from grpclb.resolvers.dns.wire import Srv
+from grpclb.resolvers.thread import off_loop
 
 _FAMILIES = ("A", "AAAA")
 _STRAGGLER = 1.0  # seconds that one family waits for the other, when it has addresses itself
