@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -49,7 +50,8 @@ class Life:
         self.generation = 0  # forks between the first process and this one
 
     def keep(self, channel: object) -> None:
-        """In a child, keep what belongs to the parent from being closed by its finalizer."""
+        """A grpcio channel was made. A child will keep it from being closed by its finalizer."""
+        _watch_forks()
         with self._lock:
             self._channels.add(channel)
 
@@ -128,12 +130,19 @@ def _open(opened: asyncio.Future[None]) -> None:
 
 LIFE = Life()
 
-# Registered after the control loop's hooks, whose module is imported with the first channel: this
-# runs before the loop is parked, and at exit before the loop is ended.
-atexit.register(LIFE.cut_all, _EXIT_PATIENCE)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: LIFE.cut_all(_FORK_PATIENCE),
-        after_in_parent=LIFE.open_again,
-        after_in_child=LIFE.begin_anew,
-    )
+atexit.register(LIFE.cut_all, _EXIT_PATIENCE)  # before the control loop ends: registered after it
+
+
+@functools.cache
+def _watch_forks() -> None:
+    """Have forks announced, once. The hook registered last runs first.
+
+    grpcio registers its own when the first channel is made; from then on its threads stand still,
+    and no call ends any more. So ours must come after the first channel.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lambda: LIFE.cut_all(_FORK_PATIENCE),
+            after_in_parent=LIFE.open_again,
+            after_in_child=LIFE.begin_anew,
+        )
