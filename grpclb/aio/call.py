@@ -221,8 +221,16 @@ class ClientCall(grpc.aio.Call):
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         if self._final:
             callback(self)
-        else:
-            self._callbacks = (*self._callbacks, callback)
+            return
+        self._callbacks = (*self._callbacks, callback)
+        # As in grpcio, an RPC that has somebody to tell of its end gets there by itself.
+        self._hold()
+
+    def _hold(self) -> None:
+        """Let it live until its end, whoever else holds it."""
+        if self not in self._engine.held:
+            self._engine.held.add(self)
+            self._callbacks = (*self._callbacks, self._engine.held.discard)
 
     def time_remaining(self) -> float | None:
         if self._deadline is None:

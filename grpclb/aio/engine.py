@@ -83,6 +83,7 @@ class Engine:
         self.closed = False  # no new RPCs
         self.ended = False  # nor any running ones: the grace of close() is over
         self.calls: dict[int, weakref.ref[Any]] = {}
+        self.held: set[Any] = set()  # calls that go on though the user holds them no more
         self._works: _Works | None = None
         self._finalizer: weakref.finalize[Any, Engine] | None = None
 

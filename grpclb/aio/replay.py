@@ -27,12 +27,13 @@ class RetriedRequests(RetriedCall):
     """Requests are kept until the RPC is committed; a task per attempt sends them in order."""
 
     _poller: asyncio.Task[None] | None = None
+    _size = 0
 
     def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
         super().__init__(engine, method, arguments)
         self._kept: list[Any] = []
         self._dropped = 0  # messages before the first one kept
-        self._size = 0
+        self._overflowed = False
         self._closed_requests = False
         self._more: asyncio.Future[None] | None = None
         self._serializer = method.serializer
@@ -45,12 +46,18 @@ class RetriedRequests(RetriedCall):
 
     def _sent(self, one: Try) -> None:
         super()._sent(one)
+        if self._overflowed:
+            self._commit(one)
         one.writer = self._engine.works().spawn(_write(weakref.ref(self), one))
 
     def _finish(self) -> None:
         self._give_back()
         super()._finish()
         self._news()
+
+    def __del__(self) -> None:
+        self._give_back()
+        super().__del__()
 
     def _commit(self, one: Try) -> None:
         super()._commit(one)
@@ -66,11 +73,11 @@ class RetriedRequests(RetriedCall):
         if more is not None and not more.done():
             more.set_result(None)
 
-    async def wait_for_news(self) -> None:
-        """Until there is a message more, or one was sent, or the RPC ended."""
+    def next_news(self) -> asyncio.Future[None]:
+        """Done when there is a message more, or one was sent, or the RPC ended."""
         if self._more is None:
             self._more = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._more)
+        return self._more
 
     def message_for(self, one: Try) -> Any:
         """The next message for an attempt; None: not yet; EOF: there are no more."""
@@ -96,13 +103,14 @@ class RetriedRequests(RetriedCall):
         place = self._dropped + len(self._kept)
         self._kept.append(message)
         if self._machine.committed is None and not self._reserve(len(message)):
-            live = [t for t in self._tries.values() if not t.ended and not t.cancelled]
+            self._overflowed = True  # commits the next attempt if none is under way
+            live = [t for t in self._tries.values() if t.inner and not t.ended and not t.cancelled]
             if live:
                 self._commit(max(live, key=lambda t: t.position))
         self._news()
         try:
             while not self._final and all(t.position <= place for t in self._tries.values()):
-                await self.wait_for_news()
+                await asyncio.shield(self.next_news())
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -139,10 +147,10 @@ async def _write(reference: weakref.ref[RetriedCall], one: Try) -> None:
             return
         assert isinstance(call, RetriedRequests)
         message = call.message_for(one)
-        waiting = call.wait_for_news() if message is None else None
+        news = call.next_news() if message is None else None
         del call
-        if waiting is not None:
-            await waiting
+        if news is not None:
+            await asyncio.shield(news)
             continue
         try:
             if message is grpc.aio.EOF:

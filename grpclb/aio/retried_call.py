@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from time import monotonic
 from typing import Any
 
@@ -29,7 +29,7 @@ from grpclb.aio.errors import (
 )
 from grpclb.aio.pick import DroppedStatus, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
-from grpclb.aio.tries import Try, attempt_timed_out, error_of, is_being_cancelled
+from grpclb.aio.tries import Try, attempt_timed_out, error_of, headers_of, is_being_cancelled
 from grpclb.control.attempt_log import AttemptRecord, attach, describe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
@@ -50,6 +50,8 @@ from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
 
 _STALE_WAIT = 0.02
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_NOT_STARTED = "the RPC could not be started: %r"
 # What grpc.aio calls a write that failed, until it knows the status that the server gave.
 _INTERNAL_ERROR = "Internal error from Core"
 _STATUS_LOOKS, _STATUS_LOOK_EVERY = 50, 0.002
@@ -66,6 +68,7 @@ class RetriedCall(ClientCall):
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
         self._timers: list[asyncio.TimerHandle] = []
+        self._started = False  # and so the caller is out of reach of exceptions
 
     @property
     def deadline(self) -> float | None:
@@ -88,6 +91,7 @@ class RetriedCall(ClientCall):
         limit = self._engine.spec.options.replay_limit
         if isinstance(request, bytes) and len(request) > limit:
             self._commit(self._tries[0])
+        self._started = True
 
     def _obey(self, actions: Actions) -> None:
         for action in actions:
@@ -146,13 +150,21 @@ class RetriedCall(ClientCall):
             metadata.add(PREVIOUS_ATTEMPTS, str(one.attempt.number))
         multicallable = transport.callable(self._method)
         requests = () if self._streams_requests else (arguments.request,)
-        inner = multicallable(
-            *requests,
-            timeout=None if self._deadline is None else self._deadline - monotonic(),
-            metadata=metadata,
-            credentials=arguments.credentials,
-            compression=arguments.compression,
-        )
+        try:
+            inner = multicallable(
+                *requests,
+                timeout=None if self._deadline is None else self._deadline - monotonic(),
+                metadata=metadata,
+                credentials=arguments.credentials,
+                compression=arguments.compression,
+            )
+        except BaseException as error:
+            tell(pick, _DROPPED)
+            if not self._started or not isinstance(error, Exception):
+                raise
+            # A mistake in the arguments that grpcio finds only now.
+            self._end_all(Status(grpc.StatusCode.INTERNAL, _NOT_STARTED % error))
+            return
         transport.inflight += 1
         one.inner, one.transport = inner, transport
         if not self._hedged:
@@ -168,21 +180,17 @@ class RetriedCall(ClientCall):
 
     def _call_off(self, one: Try) -> None:
         one.cancelled = True
-        for task in (one.search, one.writer):
-            if task is not None:
-                task.cancel()
+        one.stop_tasks()
         if one.inner is not None:
             one.inner.cancel()
 
     def _has_no_backend(self, one: Try, status: Status, *, dropped: bool = False) -> None:
         """The pick itself was the end of an attempt."""
-        closed = status.code is grpc.StatusCode.CANCELLED
-        one.inner = EndedCall(status, cancelled=closed)
+        one.inner = EndedCall(status)
         one.mark_ended()
-        self._note_record(one, status.code, status.details)
-        if closed:
-            self._obey(self._machine.on_cancel())
-            self._end_with(one)
+        self._records.append(one.record(status.code, status.details))
+        if status.code is grpc.StatusCode.CANCELLED:  # the channel is closed
+            self._end_all(status)
             return
         outcome = Outcome(status.code, dropped=dropped, by_attempt_timeout=one.timed_out)
         self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
@@ -190,13 +198,17 @@ class RetriedCall(ClientCall):
     def _attempt_timeout(self, one: Try) -> None:
         if one.ended or one.cancelled or self._machine.committed == one.attempt or self._final:
             return
-        one.timed_out = True
-        if one.inner is not None:
-            one.inner.cancel()
-            return
-        if one.search is not None:
-            one.search.cancel()
-        self._has_no_backend(one, attempt_timed_out(one.attempt))
+        if one.inner is None:
+            one.timed_out = True
+            if one.search is not None:
+                one.search.cancel()
+            self._has_no_backend(one, attempt_timed_out(one.attempt))
+        elif headers_of(one.inner) is not None and not one.inner.done():
+            self._commit(one)  # the server answered in time; nobody read it
+        else:
+            one.timed_out = True
+            if not one.inner.cancel():  # it has just ended by itself
+                one.timed_out = False
 
     def _try_is_over(self, one: Try) -> None:
         """An attempt that was sent has ended. Any number of times."""
@@ -206,41 +218,53 @@ class RetriedCall(ClientCall):
             one.end_pending = True  # its reader may hold a message that commits it
             return
         one.mark_ended()
-        if one.writer is not None:
-            one.writer.cancel()
+        one.stop_tasks()
         inner = one.inner
-        code, details, trailing = one.end
+        code, details, _ = one.end
         if code is grpc.StatusCode.OK and not one.timed_out:
-            self._note_record(one, code, details)
+            self._records.append(one.record(code, details))
             if not self._final:
                 self._obey(self._machine.on_outcome(one.attempt, SUCCESS, monotonic()))
             return
         if one.timed_out:
             status = attempt_timed_out(one.attempt)
-            one.inner, code, details, trailing = EndedCall(status), status.code, status.details, ()
-        self._note_record(one, code, details)
+            one.inner, one.end = EndedCall(status), (status.code, status.details, ())
+        elif headers_of(inner) and not self._final and self._machine.committed is None:
+            # Headers with something in them are a response, whatever came after.
+            self._obey(self._machine.on_commit(one.attempt))
+        outcome = self._outcome_of(one)
         if self._final:
             return
-        if self._inner is inner:
-            self._inner = None  # another one follows, or Finish shows it again
-        if details == LOCALLY_CANCELLED and not one.cancelled and not one.timed_out:
+        by_itself = not one.cancelled and not one.timed_out
+        if self._engine.ended or (by_itself and one.end[1] == LOCALLY_CANCELLED):
             self._obey(self._machine.on_cancel())
             self._end_with(one)
             return
-        lost = never_left(code, details) and not self._engine.closed
+        if self._inner is inner:
+            self._inner = None  # another one follows, or Finish shows it again
+        self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
+
+    def _outcome_of(self, one: Try) -> Outcome:
+        """What the machine and the caller are to know of an attempt that has ended."""
+        code, details, trailing = one.end
+        self._records.append(one.record(code, details))
+        lost = never_left(code, details)
         if not lost and one.transport is not None:
             self._tried |= {one.transport.connection.address}
-        outcome = Outcome(
+        return Outcome(
             code,
             pushback=parse_pushback(trailing),
             never_left=lost,
             by_attempt_timeout=one.timed_out,
         )
-        self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
 
-    def _note_record(self, one: Try, code: grpc.StatusCode, details: str) -> None:
-        backend = None if one.transport is None else one.transport.connection.address.target
-        self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
+    def _end_all(self, status: Status) -> None:
+        """No attempt, but this, is how the RPC ends."""
+        self._obey(self._machine.on_cancel())
+        if not self._final:
+            closed = status.code is grpc.StatusCode.CANCELLED
+            self._inner = None
+            self._end_locally(EndedCall(status, cancelled=closed))
 
     def _arrive(self, inner: Any) -> None:
         self._inner = inner
@@ -294,6 +318,22 @@ class RetriedCall(ClientCall):
             error = error_of(inner)
         return error if self._is_error(inner, error) else None
 
+    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        """As for any call; but the status of a stream may come after the first one told."""
+        while True:
+            inner = await self._arrived()
+            try:
+                answer = await question(inner)
+            except grpc.aio.AioRpcError as error:
+                if self._is_error(inner, error):
+                    raise
+                continue
+            one = self._try_of(inner)
+            if one is not None and not one.ended and inner.done():
+                await one.until_ended()
+            elif self._inner is inner:
+                return answer
+
     async def initial_metadata(self) -> Any:
         while True:
             inner = await self._arrived()
@@ -308,37 +348,29 @@ class RetriedCall(ClientCall):
     def cancel(self) -> bool:
         if self._final:
             return False
-        self._obey(self._machine.on_cancel())
-        if not self._final:
-            status = Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
-            self._inner = None
-            self._end_locally(EndedCall(status, cancelled=True))
+        self._end_all(Status(grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED))
         return True
 
     @property
     def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
         """For `attempts`."""
-        running = tuple(
-            AttemptRecord(
-                None if t.transport is None else str(t.transport.connection.address),
-                None,
-                monotonic() - t.started,
-            )
-            for t in self._tries.values()
-            if not t.ended and not t.cancelled
-        )
-        return (*self._records, *running)
+        running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
+        return (*self._records, *(t.record(None) for t in running))
 
     def __del__(self) -> None:
         for one in getattr(self, "_tries", {}).values():
-            if one.search is not None:
-                one.search.cancel()
+            one.stop_tasks()
             if one.inner is not None and not one.ended:
                 one.inner.cancel()
         super().__del__()
 
 
 class RetriedUnaryResponse(RetriedCall):
+    def start(self) -> None:
+        super().start()
+        if not self._final:
+            self._hold()  # fire and forget, as in grpcio
+
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
             inner = self._inner

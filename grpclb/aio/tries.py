@@ -14,6 +14,7 @@ from grpclb.aio.call import (
     known,
 )
 from grpclb.aio.subchannel import AioTransport
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.core.attempt import (
     Attempt,
 )
@@ -70,6 +71,22 @@ class Try:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
+    def stop_tasks(self) -> None:
+        """It seeks and sends no more. The tasks are let go: a cancelled one refers to the call."""
+        for task in (self.search, self.writer):
+            if task is not None:
+                task.cancel()
+        self.search = self.writer = None
+
+    @property
+    def backend(self) -> str | None:
+        """Where it was sent."""
+        return None if self.transport is None else self.transport.connection.address.target
+
+    def record(self, code: grpc.StatusCode | None, details: str = "") -> AttemptRecord:
+        """What the caller may know of it. `code` is None while it runs."""
+        return AttemptRecord(self.backend, code, monotonic() - self.started, details)
+
 
 def is_being_cancelled() -> bool:
     """Whether it is this task that somebody cancels, and not an attempt."""
@@ -89,3 +106,11 @@ def error_of(inner: Any) -> BaseException:
         known(inner.trailing_metadata()),
         details=known(inner.details()),
     )
+
+
+def headers_of(inner: Any) -> tuple[Any, ...] | None:
+    """The response headers' metadata, () if it is empty; None: no headers came so far."""
+    try:
+        return tuple(known(inner.initial_metadata()) or ())
+    except RuntimeError:
+        return None

@@ -18,7 +18,8 @@ class ReplayBudget:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
-        self._lock = threading.Lock()
+        # Re-entrant: a call that a garbage collection drops gives back from anywhere.
+        self._lock = threading.RLock()
 
     def take(self, size: int) -> bool:
         """Reserve; False when the channel has no room."""
@@ -27,6 +28,11 @@ class ReplayBudget:
                 return False
             self._used += size
             return True
+
+    @property
+    def used(self) -> int:
+        """Bytes that are reserved now."""
+        return self._used
 
     def give(self, size: int) -> None:
         with self._lock:

@@ -52,6 +52,16 @@ def state_reader(channel: grpc.Channel) -> StateReader:
     return _SubscribedState(channel)
 
 
+def headers_of(call: Any) -> tuple[Any, ...] | None:
+    """The response headers' metadata, () if it is empty; None: no headers so far.
+
+    The public `initial_metadata()` waits for them, even on a call that has ended: the thread that
+    is to bring them may be the one that asks. A grpcio without the private name: never any.
+    """
+    headers = getattr(getattr(call, "_state", None), "initial_metadata", None)
+    return None if headers is None else tuple(headers)
+
+
 class _SubscribedState:
     """The last state that `subscribe` delivered."""
 

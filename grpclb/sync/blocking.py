@@ -38,7 +38,8 @@ from grpclb.sync.tries import attempt_timed_out, is_too_large, with_attempt_numb
 
 _STALE_WAIT = 0.02
 _OK = CallOutcome(grpc.StatusCode.OK)
-_CANCELLED = CallOutcome(grpc.StatusCode.CANCELLED)
+_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_CLOCKS_DIFFER = 0.005  # seconds, between C-core's and ours
 
 
 # An attempt that failed: its pick, its error, and when it began on the monotonic clock.
@@ -80,7 +81,7 @@ def send_first(
     except grpc.RpcError as error:
         return False, (pick, error, started)
     except BaseException as error:
-        tell(pick, _CANCELLED)
+        tell(pick, _DROPPED)
         if isinstance(error, ValueError) and transport.closed and not engine.closed:
             return False, None  # its backend was let go since the pick
         raise
@@ -152,7 +153,8 @@ class BlockingRetries:
                     self._ends[attempt.serial] = result
                 case Wake(at):
                     if self._engine.closing.wait(max(0.0, at - monotonic())):
-                        raise RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
+                        closed = Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
+                        raise self._raised(RpcFailure(closed))
                     actions = self._machine.on_wake(monotonic())
                 case Finish(attempt):
                     raise self._raised(self._ends[attempt.serial])
@@ -188,13 +190,12 @@ class BlockingRetries:
         try:
             pick = self._pick(attempt, started)
         except RpcFailure as failure:
-            code = failure.code()
-            self._record(None, failure, started)
+            by_timeout = self._took_too_long(attempt, failure, started)
             dropped = isinstance(failure, DroppedFailure)
-            by_timeout = code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._is_late()
             if by_timeout:
                 failure = attempt_timed_out(attempt)
-            return Outcome(code, dropped=dropped, by_attempt_timeout=by_timeout), failure
+            self._record(None, failure, started)
+            return Outcome(failure.code(), dropped=dropped, by_attempt_timeout=by_timeout), failure
         transport = transport_of(pick)
         arguments = self.arguments
         request = arguments.request
@@ -213,6 +214,13 @@ class BlockingRetries:
             )
         except grpc.RpcError as error:
             return self._failed(attempt, pick, error, started)
+        except BaseException as error:
+            tell(pick, _DROPPED)
+            if isinstance(error, ValueError) and transport.closed:
+                # Since the pick: it goes elsewhere, or nowhere if the channel is closed, too.
+                gone = RpcFailure(Status(grpc.StatusCode.UNAVAILABLE, "the backend was removed"))
+                return Outcome(grpc.StatusCode.UNAVAILABLE, never_left=True), gone
+            raise  # a wrong argument, or Ctrl-C
         finally:
             transport.calls.pop()
         tell(pick, _OK)
@@ -246,11 +254,11 @@ class BlockingRetries:
         lost = never_left(code, details) and not self._engine.closed
         if not lost:
             self._tried |= {transport.connection.address}
-        by_timeout = (
-            code is grpc.StatusCode.DEADLINE_EXCEEDED
-            and attempt.timeout is not None
-            and not self._is_late()
-        )
+        if error.initial_metadata() and self._machine.committed is None:
+            # Headers with something in them are a response, whatever came after.
+            with self._lock:
+                self._machine.on_commit(attempt)
+        by_timeout = self._took_too_long(attempt, error, started)
         if by_timeout:
             error = attempt_timed_out(attempt)
         self._record(str(transport.connection.address), error, started)
@@ -267,13 +275,18 @@ class BlockingRetries:
             AttemptRecord(backend, error.code(), monotonic() - started, error.details() or "")
         )
 
-    def _is_late(self) -> bool:
-        return self._deadline is not None and monotonic() >= self._deadline
+    def _took_too_long(self, attempt: Attempt, error: Any, started: float) -> bool:
+        """Whether it is its own timeout that ended an attempt, not the server or the deadline."""
+        if attempt.timeout is None or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            return False
+        now = monotonic()
+        late = self._deadline is not None and now >= self._deadline
+        return not late and now - started >= attempt.timeout - _CLOCKS_DIFFER
 
     def _time_left(self, attempt: Attempt, started: float) -> float | None:
         now = monotonic()
         left = None if self._deadline is None else self._deadline - now
-        if attempt.timeout is None:
+        if attempt.timeout is None or self._machine.committed is not None:
             return left
         own = attempt.timeout - (now - started)
         return own if left is None else min(left, own)

@@ -309,7 +309,13 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         return bool(inner.cancel())
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        if not self.add_callback(functools.partial(fn, self)):
+        with self._arrival:
+            running = self.add_callback(functools.partial(fn, self))
+            if running and self not in self._engine.held:
+                # As in grpcio, an RPC that has somebody to tell of its end gets there by itself.
+                self._engine.held.add(self)
+                self.add_callback(functools.partial(self._engine.held.discard, self))
+        if not running:
             fn(self)
 
     # -- grpc.RpcContext, grpc.Call ----------------------------------------------------------------

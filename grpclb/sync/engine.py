@@ -91,6 +91,7 @@ class Engine:
         self.replay_budget = ReplayBudget(spec.options.knob("grpclb.retry_buffer_size"))
         self.closing = threading.Event()  # ends the waits between attempts
         self.closed = False
+        self.held: set[Any] = set()  # calls that go on though the user holds them no more
         self.retried: dict[int, weakref.ref[Any]] = {}  # calls that may wait between attempts
         self._lock = threading.Lock()
         self._works: _Works | None = None
@@ -165,8 +166,11 @@ class Engine:
             self._finalizer.detach()
         if works is not None:
             _PARENTS.append(works)
+        _PARENTS.append(self.held)
+        self.held = set()
+        self.retried = {}
         self.slot.reset()
 
 
 # What a child inherited and must neither use nor close.
-_PARENTS: list[_Works] = []
+_PARENTS: list[object] = []

@@ -12,9 +12,9 @@ from grpclb.control.retries import ReplayBudget
 class ReplayedRequests:
     """The serialized messages of one RPC. grpcio reads each attempt's on a thread of its own.
 
-    Until `commit`, every message is kept; then only the winner's next ones. A message that does
-    not fit calls `on_overflow` with the serial of the attempt that read it, the one furthest
-    ahead, which commits the RPC.
+    Until `commit`, every message is kept; then only the winner's next ones. Once a message did not
+    fit, `on_overflow` is called with the serial of each attempt that reads on, first the one
+    furthest ahead, until one of them commits the RPC: an attempt that has ended cannot.
     """
 
     def __init__(
@@ -31,10 +31,12 @@ class ReplayedRequests:
         self._budget = budget
         self._on_overflow = on_overflow
         self._pulling = threading.Lock()  # held while the user's iterator works
-        self._lock = threading.Lock()
+        # Re-entrant: a garbage collection may drop the call, and so close this, while it is held.
+        self._lock = threading.RLock()
         self._kept: list[bytes] = []
         self._dropped = 0  # messages before the first one kept
         self._size = 0
+        self._overflowed = False
         self._winner: int | None = None
         self._ended: BaseException | None = None
 
@@ -42,12 +44,12 @@ class ReplayedRequests:
         """The messages for an attempt, from the first on."""
         position = 0
         while self._is_wanted(serial):
+            if self._overflowed and self._winner is None:
+                self._on_overflow(serial)
             message = self._at(serial, position)
             if message is None:
                 with self._pulling:
-                    overflow = self._pull(position)
-                if overflow:
-                    self._on_overflow(serial)
+                    self._pull(position)
                 if self._ended is not None and self._at(serial, position) is None:
                     if isinstance(self._ended, StopIteration):
                         return
@@ -82,24 +84,24 @@ class ReplayedRequests:
                 index = 0
             return self._kept[index]
 
-    def _pull(self, position: int) -> bool:
-        """Read on, unless another attempt has done so meanwhile. True: it does not fit."""
+    def _pull(self, position: int) -> None:
+        """Read on, unless another attempt has done so meanwhile."""
         with self._lock:
             if position < self._dropped + len(self._kept) or self._ended is not None:
-                return False
+                return
         try:
             message = next(self._source)
             if self._serialize is not None:
                 message = self._serialize(message)
         except BaseException as error:
             self._ended = error
-            return False
+            return
         with self._lock:
             self._kept.append(message)
             if self._winner is not None:
-                return False
+                return
             size = len(message)
             if self._size + size > self._limit or not self._budget.take(size):
-                return True
+                self._overflowed = True
+                return
             self._size += size
-            return False

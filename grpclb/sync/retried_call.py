@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import weakref
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from grpclb.control.arguments import INVALID_METADATA, legal_metadata
 from grpclb.control.attempt_log import AttemptRecord, describe
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
@@ -29,8 +31,10 @@ from grpclb.core.attempt import (
 )
 from grpclb.core.attempts import CallAttempts
 from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.connectivity import IDLE
 from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
+from grpclb.sync._grpcio import headers_of
 from grpclb.sync.call import CallArguments, ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
@@ -47,6 +51,7 @@ from grpclb.sync.tries import Try, attempt_timed_out, is_too_large, with_attempt
 
 _STALE_WAIT = 0.02
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_NOT_STARTED = "the RPC could not be started: %r"
 
 
 class RetriedCall(ClientCall):
@@ -69,6 +74,7 @@ class RetriedCall(ClientCall):
         self._tries: dict[int, Try] = {}
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
+        self._started = False  # and so the caller is out of reach of exceptions
 
     @property
     def deadline(self) -> float | None:
@@ -90,14 +96,18 @@ class RetriedCall(ClientCall):
             self._obey(self._machine.start(monotonic()))
             if is_too_large(self._engine, self._arguments.request):
                 self.commit_to(0)
+            self._started = True
         self._tell()
 
     def _obey(self, actions: Actions) -> None:
         """Under the lock."""
+        # All of them first: one that ends while it begins may have the next ones cancelled.
+        for action in actions:
+            if isinstance(action, Send):
+                self._tries[action.attempt.serial] = Try(action.attempt)
         for action in actions:
             match action:
                 case Send(attempt):
-                    self._tries[attempt.serial] = Try(attempt)
                     self._begin(self._tries[attempt.serial])
                 case Wake(at):
                     self._later(at - monotonic(), RetriedCall._woken)
@@ -108,9 +118,17 @@ class RetriedCall(ClientCall):
 
     def _later(self, delay: float, method: Callable[..., None], *arguments: Any) -> None:
         """Call a method of this object on the control loop, if it still exists then."""
-        loop = self._engine.works().lease.loop
+        loop = self._loop()
         call = functools.partial(on_existing, weakref.ref(self), method, *arguments)
-        call_threadsafe(loop, lambda: loop.call_later(max(0.0, delay), call))
+        if loop is not None:
+            call_threadsafe(loop, lambda: loop.call_later(max(0.0, delay), call))
+
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        """The control loop; None where the channel closes, which ends this RPC."""
+        try:
+            return self._engine.works().lease.loop
+        except ValueError:
+            return None
 
     def _tell(self) -> None:
         """Outside of the lock."""
@@ -128,31 +146,39 @@ class RetriedCall(ClientCall):
     # -- one attempt ---------------------------------------------------------------------------
 
     def _begin(self, one: Try) -> None:
+        if one.cancelled or self._final:
+            return
         if one.attempt.timeout is not None:
             self._later(one.attempt.timeout, RetriedCall._attempt_timeout, one)
         if one.attempt.transparent:
-            self._later(_STALE_WAIT, RetriedCall._seek, one)
+            self._later(_STALE_WAIT, RetriedCall._seek_again, one)
         else:
             self._seek(one)
 
-    def _seek(self, one: Try) -> None:
-        """Find a backend for an attempt, now or with the next picker."""
+    def _seek_again(self, one: Try) -> None:
+        """On the control loop: there may be a backend now."""
         with self._arrival:
-            if one.inner is not None or one.cancelled or one.ended or self._final:
-                return
-            engine = self._engine
-            published = engine.slot.current
-            result = pick_now(engine, published, self._pick_info())
-            if type(result) is Pick:
-                self._dispatch(one, result)
-                return
-            wait_for_ready = self._arguments.wait_for_ready
-            failure = failure_of(engine, published, result, wait_for_ready)
-            if failure is None:
-                self._wait_for_news(one, published.generation, stale=result is None)
-                return
-            self._has_no_backend(one, failure)
+            self._seek(one)
         self._tell()
+
+    def _seek(self, one: Try) -> None:
+        """Find a backend for an attempt, now or with the next picker. Under the lock."""
+        if one.inner is not None or one.cancelled or one.ended or self._final:
+            return
+        engine = self._engine
+        published = engine.slot.current
+        result = pick_now(engine, published, self._pick_info())
+        if type(result) is Pick:
+            self._dispatch(one, result)
+            return
+        wait_for_ready = self._arguments.wait_for_ready
+        failure = failure_of(engine, published, result, wait_for_ready)
+        if failure is None and not legal_metadata(self._arguments.metadata):
+            failure = RpcFailure(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA))
+        if failure is None:
+            self._wait_for_news(one, published.generation, stale=result is None)
+        else:
+            self._has_no_backend(one, failure)
 
     def _wait_for_news(self, one: Try, generation: int, *, stale: bool) -> None:
         """Have `_seek` called on the control loop when there may be a backend."""
@@ -160,11 +186,14 @@ class RetriedCall(ClientCall):
             one.armed = True
             self._later(self._deadline - monotonic(), RetriedCall._out_of_time, one)
         if stale:
-            self._later(_STALE_WAIT, RetriedCall._seek, one)
+            self._later(_STALE_WAIT, RetriedCall._seek_again, one)
             return
-        self._engine.wake()
-        loop = self._engine.works().lease.loop
-        seek = functools.partial(on_existing, weakref.ref(self), RetriedCall._seek, one)
+        loop = self._loop()
+        if loop is None:
+            return
+        if self._engine.slot.current.state is IDLE:
+            self._engine.wake()
+        seek = functools.partial(on_existing, weakref.ref(self), RetriedCall._seek_again, one)
         wake = functools.partial(call_threadsafe, loop, seek)
         one.token = self._engine.slot.wait(generation, wake)
 
@@ -200,13 +229,17 @@ class RetriedCall(ClientCall):
                 None,
                 arguments.compression,
             )
-        except ValueError:
+        except BaseException as error:
             transport.calls.pop()
             tell(pick, _DROPPED)
-            if transport.closed and not self._engine.closed:
-                self._later(_STALE_WAIT, RetriedCall._seek, one)
+            if isinstance(error, ValueError) and transport.closed:
+                self._later(_STALE_WAIT, RetriedCall._seek_again, one)
                 return
-            raise
+            if not self._started or not isinstance(error, Exception):
+                raise
+            # A mistake in the arguments that grpcio finds only now.
+            self._end_all(RpcFailure(Status(grpc.StatusCode.INTERNAL, _NOT_STARTED % error)))
+            return
         one.inner, one.transport = inner, transport
         if not self._hedged:
             self._inner = inner
@@ -229,12 +262,11 @@ class RetriedCall(ClientCall):
     def _has_no_backend(self, one: Try, failure: RpcFailure) -> None:
         """Under the lock: the pick itself was the end of an attempt."""
         one.inner, one.ended = failure, True
-        self._note_record(one, failure.code(), failure.details())
+        self._records.append(one.record(failure.code(), failure.details()))
         dropped = isinstance(failure, DroppedFailure)
         outcome = Outcome(failure.code(), dropped=dropped, by_attempt_timeout=one.timed_out)
         if failure.code() is grpc.StatusCode.CANCELLED:  # the channel is closed
-            self._obey(self._machine.on_cancel())
-            self._end_with(one)
+            self._end_all(failure)
             return
         self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
 
@@ -242,11 +274,15 @@ class RetriedCall(ClientCall):
         with self._arrival:
             if one.ended or one.cancelled or self._machine.committed == one.attempt or self._final:
                 return
-            one.timed_out = True
             if one.inner is None:
+                one.timed_out = True
                 self._has_no_backend(one, attempt_timed_out(one.attempt))
+            elif headers_of(one.inner) is not None and not one.inner.done():
+                self.commit_to(one.attempt.serial)  # the server answered in time; nobody read it
             else:
-                one.inner.cancel()
+                one.timed_out = True
+                if not one.inner.cancel():  # it has just ended by itself
+                    one.timed_out = False
         self._tell()
 
     def _out_of_time(self, one: Try) -> None:
@@ -268,42 +304,69 @@ class RetriedCall(ClientCall):
             if self._final:
                 return
             inner = one.inner
-            code, details = inner.code(), inner.details() or ""
-            trailing = inner.trailing_metadata() or ()
             if one.timed_out:
-                failure = attempt_timed_out(one.attempt)
-                one.inner, code, details = failure, failure.code(), failure.details()
-                trailing = ()
-            self._note_record(one, code, details)
-            lost = never_left(code, details) and not self._engine.closed
-            if not lost and one.transport is not None:
-                self._tried |= {one.transport.connection.address}
-            outcome = Outcome(
-                code,
-                pushback=parse_pushback(trailing),
-                never_left=lost,
-                by_attempt_timeout=one.timed_out,
-            )
-            actions = self._machine.on_outcome(one.attempt, outcome, monotonic())
-            if self._inner is inner:
-                self._inner = None  # another one follows, or Finish shows it again
-            self._obey(actions)
+                one.inner = attempt_timed_out(one.attempt)
+            elif headers_of(inner) and self._machine.committed is None:
+                # Headers with something in them are a response, whatever came after.
+                self._obey(self._machine.on_commit(one.attempt))
+            outcome = self._outcome_of(one)
+            if self._engine.closed:
+                self._obey(self._machine.on_cancel())
+                self._end_with(one)
+            else:
+                actions = self._machine.on_outcome(one.attempt, outcome, monotonic())
+                if self._inner is inner:
+                    self._inner = None  # another one follows, or Finish shows it again
+                self._obey(actions)
         self._tell()
 
-    def _note_record(self, one: Try, code: grpc.StatusCode, details: str) -> None:
-        backend = None if one.transport is None else str(one.transport.connection.address)
-        self._records.append(AttemptRecord(backend, code, monotonic() - one.started, details))
+    def _outcome_of(self, one: Try) -> Outcome:
+        """What the machine and the caller are to know of an attempt that has ended."""
+        inner = one.inner
+        code, details = inner.code(), inner.details() or ""
+        self._records.append(one.record(code, details))
+        lost = never_left(code, details)
+        if not lost and one.transport is not None:
+            self._tried |= {one.transport.connection.address}
+        return Outcome(
+            code,
+            pushback=parse_pushback(inner.trailing_metadata() or ()),
+            never_left=lost,
+            by_attempt_timeout=one.timed_out,
+        )
+
+    def _end_all(self, failure: RpcFailure) -> None:
+        """Under the lock: no attempt, but this, is how the RPC ends."""
+        self._obey(self._machine.on_cancel())
+        self._inner = failure
+        self._note_attempts()
+        self._finish()
 
     def _end_with(self, one: Try) -> None:
         if self._final:
             return
         self._inner = one.inner
         if one.inner.code() is not grpc.StatusCode.OK:
-            if one.transport is not None:
-                self.add_note(f"grpclb: backend {one.transport.connection.address}")
-            if len(self._records) > 1:
-                self.add_note(f"grpclb: attempts {describe(self._records)}")
+            if one.backend is not None:
+                self.add_note(f"grpclb: backend {one.backend}")
+            self._note_attempts()
         self._finish()
+
+    def _note_attempts(self) -> None:
+        if len(self._records) > 1:
+            self.add_note(f"grpclb: attempts {describe(self._records)}")
+
+    def _finish(self) -> None:
+        self._engine.retried.pop(id(self), None)
+        super()._finish()
+
+    def channel_closed(self) -> None:
+        """By the thread that closes the channel: end, unless an attempt is under way and will."""
+        with self._arrival:
+            if self._final or self._inner is not None:
+                return
+            self._end_all(RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)))
+        self._tell()
 
     # -- commitment ------------------------------------------------------------------------------
 
@@ -340,17 +403,10 @@ class RetriedCall(ClientCall):
 
     # -- what ClientCall does otherwise ------------------------------------------------------------
 
-    def channel_closed(self) -> None:
-        """It ends, also where it waits between two attempts."""
-        with self._arrival:
-            if self._final:
-                return
-            self._obey(self._machine.on_cancel())
-            self._inner = RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED))
-            self._finish()
-        self._tell()
-
     def cancel(self) -> bool:
+        inner = self._inner
+        if inner is not None and inner.done():
+            self._settle(inner)  # it has ended, and nobody has asked yet
         with self._arrival:
             if self._final:
                 return False
@@ -366,20 +422,13 @@ class RetriedCall(ClientCall):
     def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
         """For `attempts`."""
         with self._arrival:
-            running = tuple(
-                AttemptRecord(
-                    None if t.transport is None else str(t.transport.connection.address),
-                    None,
-                    monotonic() - t.started,
-                )
-                for t in self._tries.values()
-                if not t.ended and not t.cancelled
-            )
-            return (*self._records, *running)
+            running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
+            return (*self._records, *(t.record(None) for t in running))
 
     def __del__(self) -> None:
-        if hasattr(self, "_engine"):
-            self._engine.retried.pop(id(self), None)
+        self._engine.retried.pop(id(self), None)
+        if type(self._arguments.request) is ReplayedRequests:
+            self._arguments.request.close()
         for one in getattr(self, "_tries", {}).values():
             if one.token is not None:
                 self._engine.slot.forget(one.token)

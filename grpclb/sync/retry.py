@@ -43,7 +43,10 @@ def blocking(
     if engine.closed:
         raise ValueError(CLOSED)
     method_config = method.config(config)
-    if method_config.hedging is not None:
+    retry = method_config.retry
+    # A request stream may be committed while an attempt runs: its own timeout ends with that.
+    timed = retry is not None and retry.per_attempt_recv_timeout is not None
+    if method_config.hedging is not None or (timed and type(arguments.request) is Requests):
         call = beside(engine, method, config, arguments)
         response = call.result()
         return (response, call) if with_call else response

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.core.attempt import (
     PREVIOUS_ATTEMPTS,
     Attempt,
@@ -65,3 +66,12 @@ class Try:
         self.reading = False  # somebody is inside next(inner), and will learn how it ended
         self.end_pending = False
         self.ended = False
+
+    @property
+    def backend(self) -> str | None:
+        """Where it was sent."""
+        return None if self.transport is None else str(self.transport.connection.address)
+
+    def record(self, code: grpc.StatusCode | None, details: str = "") -> AttemptRecord:
+        """What the caller may know of it. `code` is None while it runs."""
+        return AttemptRecord(self.backend, code, monotonic() - self.started, details)

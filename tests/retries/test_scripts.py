@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,13 +143,6 @@ ROWS = [
 ]
 CASES = [(row, kind) for row in ROWS for kind in row.kinds]
 _KEYS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Scripted]:
-    scripted = Scripted()
-    yield scripted
-    scripted.stop()
 
 
 def _config(row: Row) -> dict[str, Any]:
