@@ -68,7 +68,7 @@ class RetriedCall(ClientCall):
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
         self._timers: list[asyncio.TimerHandle] = []
-        self._started = False  # and so the caller is out of reach of exceptions
+        self._handed_over = False  # and so the caller is out of reach of exceptions
 
     @property
     def deadline(self) -> float | None:
@@ -91,7 +91,7 @@ class RetriedCall(ClientCall):
         limit = self._engine.spec.options.replay_limit
         if isinstance(request, bytes) and len(request) > limit:
             self._commit(self._tries[0])
-        self._started = True
+        self._handed_over = True
 
     def _obey(self, actions: Actions) -> None:
         for action in actions:
@@ -160,7 +160,7 @@ class RetriedCall(ClientCall):
             )
         except BaseException as error:
             tell(pick, _DROPPED)
-            if not self._started or not isinstance(error, Exception):
+            if not self._handed_over or not isinstance(error, Exception):
                 raise
             # A mistake in the arguments that grpcio finds only now.
             self._end_all(Status(grpc.StatusCode.INTERNAL, _NOT_STARTED % error))

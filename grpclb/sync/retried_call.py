@@ -74,7 +74,7 @@ class RetriedCall(ClientCall):
         self._tries: dict[int, Try] = {}
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
-        self._started = False  # and so the caller is out of reach of exceptions
+        self._handed_over = False  # and so the caller is out of reach of exceptions
 
     @property
     def deadline(self) -> float | None:
@@ -96,7 +96,7 @@ class RetriedCall(ClientCall):
             self._obey(self._machine.start(monotonic()))
             if is_too_large(self._engine, self._arguments.request):
                 self.commit_to(0)
-            self._started = True
+            self._handed_over = True
         self._tell()
 
     def _obey(self, actions: Actions) -> None:
@@ -235,7 +235,7 @@ class RetriedCall(ClientCall):
             if isinstance(error, ValueError) and transport.closed:
                 self._later(_STALE_WAIT, RetriedCall._seek_again, one)
                 return
-            if not self._started or not isinstance(error, Exception):
+            if not self._handed_over or not isinstance(error, Exception):
                 raise
             # A mistake in the arguments that grpcio finds only now.
             self._end_all(RpcFailure(Status(grpc.StatusCode.INTERNAL, _NOT_STARTED % error)))
