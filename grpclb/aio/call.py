@@ -29,16 +29,20 @@ from grpclb.aio.errors import (
     checked_metadata,
     rpc_error,
 )
-from grpclb.aio.pick import pick_now, transport_of, wait_for_pick
+from grpclb.aio.pick import Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
-from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.control.selecting import select
+from grpclb.core.address import Address
+from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Pick, PickInfo
+from grpclb.core.config_selector import Selection
 from grpclb.core.status import Status
 
 _LOG = logging.getLogger("grpclb.call")
-_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+_NOBODY: frozenset[Address] = frozenset()
 _T = TypeVar("_T")
 
 
@@ -51,6 +55,15 @@ class CallArguments(NamedTuple):
     credentials: grpc.CallCredentials | None
     wait_for_ready: bool | None
     compression: grpc.Compression | None
+    selection: Selection | None
+
+    def info(self, method: MethodHandle, tried: frozenset[Address] = _NOBODY) -> PickInfo:
+        """What a picker may know of the RPC."""
+        selection = self.selection
+        if not self.metadata and not tried and selection is None:
+            return method.info
+        attributes = NO_ATTRIBUTES if selection is None else selection.attributes
+        return PickInfo(method.path, tuple(self.metadata or ()), tried, attributes)
 
 
 # CallArguments(*values), in a third of the time.
@@ -76,8 +89,7 @@ class ClientCall(grpc.aio.Call):
         self._arguments = arguments
         timeout = arguments.timeout
         self._deadline = None if timeout is None else monotonic() + timeout
-        metadata = arguments.metadata
-        self._info = method.info if not metadata else PickInfo(method.path, tuple(metadata))
+        self._info = arguments.info(method)
         engine.calls[id(self)] = weakref.ref(self)
 
     # -- finding a backend -------------------------------------------------------------------
@@ -98,9 +110,31 @@ class ClientCall(grpc.aio.Call):
     def _find(self) -> None:
         self._search = self._engine.works().spawn(_find(weakref.ref(self)))
 
+    def select(self, queued_at: float | None = None) -> bool:
+        """Ask the config selector (gRFC A31). False: that was the end of the RPC."""
+        slot = self._engine.slot
+        chosen = select(slot, slot.current, self._info)
+        if isinstance(chosen, Status):
+            self.end_with(chosen)
+            return False
+        if chosen is not None:
+            wait_for_ready = chosen.config.applied(None, self._arguments.wait_for_ready)[1]
+            self._arguments = self._arguments._replace(
+                selection=chosen, wait_for_ready=wait_for_ready
+            )
+            self._info = self._arguments.info(self._method)
+            if queued_at is not None:
+                self._take_timeout(queued_at)
+        return True
+
+    def end_with(self, status: Status) -> None:
+        """It fails without having been sent."""
+        self._end_locally(EndedCall(Status(status.code, self._engine.explain(status))))
+
     def _take_timeout(self, queued_at: float) -> None:
         """The resolver's config may have come while the RPC waited for it (gRFC A21)."""
-        timeout = self._method.config(self._engine.slot.current.config).timeout
+        selection = self._arguments.selection
+        timeout = self._method.config(self._engine.slot.current.config, selection).timeout
         if timeout is not None:
             deadline = queued_at + timeout
             known_deadline = self._deadline
@@ -125,7 +159,7 @@ class ClientCall(grpc.aio.Call):
                 compression=arguments.compression,
             )
         except BaseException:  # a wrong argument that only grpcio finds
-            tell(pick, _DROPPED)
+            tell(pick, DROPPED)
             raise
         transport.inflight += 1
         self._pick = pick
@@ -172,6 +206,8 @@ class ClientCall(grpc.aio.Call):
     def _finish(self) -> None:
         self._final = True
         self._engine.calls.pop(id(self), None)
+        if self._arguments.selection is not None:
+            self._arguments.selection.release()
         if self._callbacks:
             callbacks, self._callbacks = self._callbacks, ()
             for callback in callbacks:
@@ -463,19 +499,25 @@ class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCal
 async def _find(reference: Callable[[], ClientCall | None]) -> None:
     """Wait for a backend without keeping the call object alive, unless `reference` does."""
     call = reference()
-    if call is None:
-        return
-    engine, info, deadline = call._engine, call._info, call._deadline
-    wait_for_ready = call._arguments.wait_for_ready
-    del call
     queued_at = monotonic()
-    try:
-        result = await wait_for_pick(engine, info, deadline, wait_for_ready)
-    except grpc.aio.UsageError:
-        result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
-    call = reference()
-    if call is None or call._inner is not None:
-        return
+    result: Pick | Status | Unselected
+    while True:
+        if call is None:
+            return
+        engine, info, deadline = call._engine, call._info, call._deadline
+        wait_for_ready = call._arguments.wait_for_ready
+        del call
+        try:
+            result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+        except grpc.aio.UsageError:
+            result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
+        call = reference()
+        if call is None or call._inner is not None:
+            return
+        if not isinstance(result, Unselected):
+            break
+        if not call.select(queued_at):
+            return
     if isinstance(result, Status):
         cancelled = result.code is grpc.StatusCode.CANCELLED
         call._end_locally(EndedCall(result, cancelled=cancelled))

@@ -21,7 +21,9 @@ from grpclb.aio.errors import INSECURE_CREDENTIALS, checked_metadata
 from grpclb.aio.interceptors import INTERCEPTED, Details
 from grpclb.aio.retry import start_retried
 from grpclb.control.method import MethodHandle
+from grpclb.control.selecting import select
 from grpclb.core.service_config import EMPTY
+from grpclb.core.status import Status
 
 _CALLS: dict[str, type[ClientCall]] = {
     "unary_unary": UnaryUnaryCall,
@@ -52,7 +54,7 @@ class _MultiCallable:
         if credentials is not None and self._engine.credentials is None:
             raise grpc.aio.UsageError(INSECURE_CREDENTIALS)
         arguments = arguments_of(
-            (request, timeout, metadata, credentials, wait_for_ready, compression)
+            (request, timeout, metadata, credentials, wait_for_ready, compression, None)
         )
         if self._interceptors:
             return self._intercept(arguments)
@@ -62,9 +64,17 @@ class _MultiCallable:
         engine = self._engine
         if engine.closed:
             raise grpc.aio.UsageError("Channel is closed.")
-        config = engine.slot.current.config
+        published = engine.slot.current
+        if published.selector is not None:
+            chosen = select(engine.slot, published, arguments.info(method))
+            if isinstance(chosen, Status):
+                failed = self._call_type(engine, method, arguments)
+                failed.end_with(chosen)
+                return failed
+            arguments = arguments._replace(selection=chosen)
+        config = published.config
         if config is not EMPTY:
-            method_config = method.config(config)
+            method_config = method.config(config, arguments.selection)
             timeout, wait_for_ready = method_config.applied(
                 arguments.timeout, arguments.wait_for_ready
             )
@@ -95,6 +105,7 @@ class _MultiCallable:
                     details.credentials,
                     details.wait_for_ready,
                     arguments.compression,
+                    None,
                 ),
             )
 

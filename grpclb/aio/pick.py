@@ -12,13 +12,17 @@ from grpclb.aio.errors import CHANNEL_CLOSED
 from grpclb.aio.subchannel import AioTransport
 from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
-from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
+from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import SHUTDOWN
 from grpclb.core.status import Status
 
 _STALE_PICKS = range(8)  # picks whose backend turned out not to be ready, before waiting for news
 _STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
 _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
+
+
+class Unselected:
+    """There is a config selector, and it has not been asked yet."""
 
 
 class DroppedStatus(Status):
@@ -53,10 +57,12 @@ def pick_now(published: Published, info: PickInfo) -> PickResult | None:
 
 async def wait_for_pick(
     engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
-) -> Pick | Status:
+) -> Pick | Status | Unselected:
     """A backend, once there is one; or the status with which the RPC ends without."""
     while True:
         published = engine.slot.current
+        if published.selector is not None and info.attributes is NO_ATTRIBUTES:
+            return Unselected()
         result = pick_now(published, info)
         if type(result) is Pick:
             return result

@@ -27,7 +27,7 @@ from grpclb.aio.errors import (
     LOCALLY_CANCELLED,
     EndedCall,
 )
-from grpclb.aio.pick import DroppedStatus, pick_now, transport_of, wait_for_pick
+from grpclb.aio.pick import DroppedStatus, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.aio.tries import Try, attempt_timed_out, error_of, headers_of, is_being_cancelled
 from grpclb.control.attempt_log import AttemptRecord, attach, describe
@@ -129,17 +129,14 @@ class RetriedCall(ClientCall):
 
     def _pick_info(self) -> PickInfo:
         if len(self._tries) == 1 and not self._arguments.metadata:
-            return self._method.info
+            return self._arguments.info(self._method)
         live = frozenset(
             t.transport.connection.address
             for t in self._tries.values()
             if t.transport is not None and not t.ended
         )
         avoid = self._tried | live
-        metadata = self._arguments.metadata
-        if not metadata and not avoid:
-            return self._method.info
-        return PickInfo(self._method.path, tuple(metadata or ()), avoid)
+        return self._arguments.info(self._method, avoid)
 
     def _dispatch(self, one: Try, pick: Pick) -> None:
         transport = transport_of(pick)
@@ -407,16 +404,22 @@ async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
     """Wait for a backend without keeping the call object alive."""
     if one.attempt.transparent:
         await asyncio.sleep(_STALE_WAIT)  # the backend that was lost is being looked at
-    call = reference()
-    if call is None:
-        return
-    engine, info, deadline = call._engine, call._pick_info(), call._deadline
-    wait_for_ready = call._arguments.wait_for_ready
-    del call
-    result = await wait_for_pick(engine, info, deadline, wait_for_ready)
-    call = reference()
-    if call is None or one.cancelled or one.ended or call._final:
-        return
+    result: Pick | Status | Unselected
+    while True:
+        call = reference()
+        if call is None:
+            return
+        engine, info, deadline = call._engine, call._pick_info(), call._deadline
+        wait_for_ready = call._arguments.wait_for_ready
+        del call
+        result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+        call = reference()
+        if call is None or one.cancelled or one.ended or call._final:
+            return
+        if not isinstance(result, Unselected):
+            break
+        if not call.select():
+            return
     if isinstance(result, Status):
         call._has_no_backend(one, result, dropped=isinstance(result, DroppedStatus))
     else:

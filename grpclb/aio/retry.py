@@ -71,14 +71,16 @@ def start_retried(
     engine: Engine, method: MethodHandle, config: ServiceConfig, arguments: CallArguments
 ) -> RetriedCall:
     """Begin an RPC that has a policy (or is counted by a throttle)."""
-    method_config = method.config(config)
+    method_config = method.config(config, arguments.selection)
     call_type = _CALLS[method.kind]
     call = call_type(engine, method, arguments)
-    request, timeout, metadata, credentials, wait_for_ready, compression = arguments
+    request, timeout, metadata, credentials, wait_for_ready, compression, selected = arguments
     if not call_type._streams_requests and method.serializer is not None:
         request = method.serializer(request)
     metadata = checked_metadata(metadata)
-    arguments = arguments_of((request, timeout, metadata, credentials, wait_for_ready, compression))
+    arguments = arguments_of(
+        (request, timeout, metadata, credentials, wait_for_ready, compression, selected)
+    )
     call._method = method.with_bytes()
     machine = engine.retries.machine(config, method_config, call.deadline)
     call.use(machine, arguments, hedged=method_config.hedging is not None)

@@ -25,6 +25,7 @@ from grpclb.control.subchannel import Connection, SubchannelHandle, SubchannelPo
 from grpclb.core.address import Address
 from grpclb.core.balancer import QUEUE_PICKER, Fail, FixedPicker, Picker, SubchannelState
 from grpclb.core.clock import Timer
+from grpclb.core.config_selector import ConfigSelector
 from grpclb.core.connectivity import (
     CONNECTING,
     IDLE,
@@ -79,6 +80,7 @@ class ChannelCore:
         self.subchannel_args: str | None = None
         self.closed = False
         self._resolved = False
+        self._selector: ConfigSelector | None = None
         self._loop = loop
         self._reporter = Reporter(_LOG, str(spec.target), self.clock)
         options = spec.options
@@ -151,6 +153,9 @@ class ChannelCore:
             if timer is not None:
                 timer.cancel()
         self._idle_timer = self._first_answer_timer = None
+        if self._selector is not None:
+            # It goes with its resolver: whoever calls now waits for the next one's.
+            self._selector, self._resolved = None, False
         balancer, self._balancer = self._balancer, None
         if balancer is not None:
             try:
@@ -186,6 +191,8 @@ class ChannelCore:
         anew = args != self.subchannel_args
         self.subchannel_args = args
         self._resolved = self._resolved or not isinstance(state.endpoints, Status)
+        if not isinstance(state.endpoints, Status):
+            self._selector = state.config_selector
         choice = config.lb or self.spec.default_policy
         delay = self.spec.options.values.get(ATTEMPT_DELAY_MS)
         if delay is not None:
@@ -196,8 +203,12 @@ class ChannelCore:
             self._policy_raised("update()", error)
             return False
         current = self.slot.current
-        if current.config is not config or current.resolved is not self._resolved:
-            self.slot.publish(current.state, current.picker, config, resolved=self._resolved)
+        if (
+            current.config is not config
+            or current.resolved is not self._resolved
+            or current.selector is not self._selector
+        ):
+            self.publish(current.state, current.picker)
         return accepted
 
     def _policy_raised(self, where: str, error: Exception) -> None:
@@ -216,7 +227,7 @@ class ChannelCore:
             _LOG.debug("%s: %s -> %s", self.spec.target, self.state.name, state.name)
         self.state = state
         config = self.resolution.config
-        self.slot.publish(state, picker, config, resolved=self._resolved)
+        self.slot.publish(state, picker, config, resolved=self._resolved, selector=self._selector)
 
     # -- for people ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from grpclb.core.balancer import PickInfo
+from grpclb.core.config_selector import Selection
 from grpclb.core.method_config import MethodConfig
 from grpclb.core.service_config import ServiceConfig
 
@@ -54,8 +55,15 @@ class MethodHandle:
             return factory(self.path, self.serializer, self.deserializer, _registered_method=True)
         return factory(self.path, self.serializer, self.deserializer)
 
-    def config(self, service_config: ServiceConfig) -> MethodConfig:
-        """This method's part of the config in force, remembered until that changes."""
+    def config(
+        self, service_config: ServiceConfig, selection: Selection | None = None
+    ) -> MethodConfig:
+        """What was selected for the RPC (gRFC A31), else this method's part of the config.
+
+        The latter is remembered until the config changes.
+        """
+        if selection is not None:
+            return selection.config
         known = self._config
         if known is not None and known[0] is service_config:
             return known[1]

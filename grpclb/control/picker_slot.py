@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpclb.core.balancer import QUEUE_PICKER, Picker
+from grpclb.core.config_selector import ConfigSelector
 from grpclb.core.connectivity import IDLE, SHUTDOWN, ConnectivityState
 from grpclb.core.service_config import EMPTY, ServiceConfig
 
@@ -22,7 +23,7 @@ _LOG = logging.getLogger("grpclb.channel")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What callers see: a picker with the state and config that belong to it.
+    """What callers see: a picker with the state, config and selector that belong to it.
 
     `resolved` is False until the resolver has answered: its config may be another one (A21).
     """
@@ -32,6 +33,7 @@ class Published:
     picker: Picker
     config: ServiceConfig
     resolved: bool = False
+    selector: ConfigSelector | None = None
 
 
 class PickerSlot:
@@ -58,13 +60,14 @@ class PickerSlot:
         config: ServiceConfig,
         *,
         resolved: bool = True,
+        selector: ConfigSelector | None = None,
     ) -> None:
         """Swap the picker and wake everybody who waited for it."""
         with self._lock:
             if self.current.state is SHUTDOWN:
                 return
             generation = self.current.generation + 1
-            self.current = Published(generation, state, picker, config, resolved)
+            self.current = Published(generation, state, picker, config, resolved, selector)
             waiters, self._waiters = self._waiters, {}
         for wake in waiters.values():
             try:

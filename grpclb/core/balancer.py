@@ -7,7 +7,8 @@ call at a time. A policy never blocks, never sleeps and asks nobody but its `Hel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from grpclb.core.connectivity import ConnectivityState
@@ -49,17 +50,22 @@ class Subchannel(Protocol):
         ...
 
 
+# No config selector has had a say; told apart by `is` from a selector's empty mapping.
+NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class PickInfo:
     """What a picker may know of an RPC: its full method name and the caller's metadata.
 
     `tried` holds the addresses that earlier attempts of the same RPC went to; a picker with a
-    choice avoids them.
+    choice avoids them. `attributes` is what a config selector said of the RPC.
     """
 
     method: str
     metadata: Sequence[tuple[str, str | bytes]] = ()
     tried: frozenset[Address] = frozenset()
+    attributes: Mapping[str, Any] = field(default_factory=lambda: NO_ATTRIBUTES, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grpclb.core.address import Address, Endpoint
+from grpclb.core.config_selector import ConfigSelector
 from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 
@@ -27,12 +28,14 @@ class ResolverState:
     keeps it. An empty tuple is different: the source says that there is nobody, and the channel
     believes it. `service_config` is None when the source has none, a Status when it has a bad
     one. `note` is a remark for a person (``dns:///api resolved 3 addresses, TTL 30 s``).
+    `config_selector` decides per RPC and belongs to this state (gRFC A31); None: nobody does.
     """
 
     endpoints: tuple[Endpoint, ...] | Status
     service_config: ServiceConfig | Mapping[str, Any] | str | Status | None = None
     attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     note: str = ""
+    config_selector: ConfigSelector | None = None
 
     @classmethod
     def of(cls, addresses: Iterable[Address | Endpoint | str], note: str = "") -> ResolverState:

@@ -22,7 +22,7 @@ from grpclb.core.attempt import (
     Wake,
 )
 from grpclb.core.attempts import CallAttempts
-from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
 from grpclb.sync.call import CallArguments
@@ -59,9 +59,7 @@ def send_first(
     Most RPCs end with their first attempt, and well, so it does without the machinery of retries.
     Raises for wrong arguments.
     """
-    info = method.info
-    if arguments.metadata:
-        info = PickInfo(method.path, arguments.metadata)
+    info = arguments.info(method)
     started = monotonic()
     pick = pick_now(engine, engine.slot.current, info)
     if type(pick) is not Pick:
@@ -231,9 +229,7 @@ class BlockingRetries:
 
     def _pick(self, attempt: Attempt, started: float) -> Pick:
         engine, arguments = self._engine, self.arguments
-        info = self._method.info
-        if arguments.metadata or self._tried:
-            info = PickInfo(self._method.path, arguments.metadata or (), self._tried)
+        info = arguments.info(self._method, self._tried)
         left = self._time_left(attempt, started)
         deadline = None if left is None else monotonic() + left
         if attempt.transparent:

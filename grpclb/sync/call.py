@@ -17,7 +17,11 @@ from grpclb.control.arguments import INVALID_METADATA, check_message, check_meta
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
-from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.control.picker_slot import Published
+from grpclb.control.selecting import select
+from grpclb.core.address import Address
+from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Pick, PickInfo
+from grpclb.core.config_selector import Selection
 from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
@@ -29,6 +33,20 @@ from grpclb.sync.subchannel import SyncTransport
 _LOG = logging.getLogger("grpclb.call")
 _STALE_WAIT = 0.02
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_NOBODY: frozenset[Address] = frozenset()
+
+
+def info_of(
+    method: MethodHandle,
+    metadata: Any,
+    selection: Selection | None,
+    tried: frozenset[Address] = _NOBODY,
+) -> PickInfo:
+    """What a picker may know of an RPC."""
+    if not metadata and not tried and selection is None:
+        return method.info
+    attributes = NO_ATTRIBUTES if selection is None else selection.attributes
+    return PickInfo(method.path, metadata or (), tried, attributes)
 
 
 class CallArguments(NamedTuple):
@@ -40,6 +58,11 @@ class CallArguments(NamedTuple):
     credentials: grpc.CallCredentials | None
     wait_for_ready: bool | None
     compression: grpc.Compression | None
+    selection: Selection | None = None
+
+    def info(self, method: MethodHandle, tried: frozenset[Address] = _NOBODY) -> PickInfo:
+        """What a picker may know of the RPC."""
+        return info_of(method, self.metadata, self.selection, tried)
 
 
 class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
@@ -56,8 +79,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         self._arguments = arguments
         timeout = arguments.timeout
         self._deadline = None if timeout is None else monotonic() + timeout
-        metadata = arguments.metadata
-        self._info = method.info if not metadata else PickInfo(method.path, metadata)
+        self._info = arguments.info(method)
         self._arrival = threading.Condition(threading.RLock())
         self._inner: Any = None
         self._pick: Pick | None = None
@@ -72,10 +94,11 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         """In the caller's thread: send it at once if there is a backend."""
         self._engine.slot.used = True
         published = self._engine.slot.current
-        result = pick_now(self._engine, published, self._info)
-        if type(result) is Pick:
-            self._send(result)
-            return
+        if published.selector is None or self._arguments.selection is not None:
+            result = pick_now(self._engine, published, self._info)
+            if type(result) is Pick:
+                self._send(result)
+                return
         self._queued_at = monotonic()
         check_metadata(self._arguments.metadata)
         self._serialize_now()
@@ -96,6 +119,9 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         engine = self._engine
         while self._inner is None:
             published = engine.slot.current
+            if published.selector is not None and self._arguments.selection is None:
+                self._select(published)
+                continue
             result = pick_now(engine, published, self._info)
             if type(result) is Pick:
                 self._take_timeout(published.config)
@@ -107,6 +133,28 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
                 return
             self._wait(published.generation, stale=result is None)
             return
+
+    def _select(self, published: Published) -> None:
+        """It is queued since before there was a config selector: ask it now."""
+        chosen = select(self._engine.slot, published, self._info)
+        if isinstance(chosen, Status):
+            self.end_with(chosen)
+        elif chosen is not None:
+            wait_for_ready = chosen.config.applied(None, self._arguments.wait_for_ready)[1]
+            with self._arrival:
+                self._arguments = self._arguments._replace(
+                    selection=chosen, wait_for_ready=wait_for_ready
+                )
+                self._info = self._arguments.info(self._method)
+                if self._final:
+                    chosen.release()
+            self._take_timeout(published.config)
+            if chosen.config.timeout is not None:
+                self._arm_deadline()
+
+    def end_with(self, status: Status) -> None:
+        """It fails without having been sent."""
+        self._settle_locally(RpcFailure(Status(status.code, self._engine.explain(status))))
 
     def _wait(self, generation: int, *, stale: bool) -> None:
         """Have `_look` called on the control loop when there is something new to see."""
@@ -121,7 +169,7 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
 
     def _take_timeout(self, config: ServiceConfig) -> None:
         """The resolver's config may have come while the RPC waited for it (gRFC A21)."""
-        timeout = self._method.config(config).timeout
+        timeout = self._method.config(config, self._arguments.selection).timeout
         if timeout is not None and self._queued_at is not None:
             deadline = self._queued_at + timeout
             known = self._deadline
@@ -222,6 +270,8 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
 
     def _finish(self) -> None:
         self._final = True
+        if self._arguments.selection is not None:
+            self._arguments.selection.release()
         self._arrival.notify_all()
         if self._token is not None:
             self._engine.slot.forget(self._token)

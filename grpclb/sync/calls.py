@@ -13,13 +13,17 @@ from typing import Any
 
 import grpc
 
+from grpclb.control.arguments import check_metadata
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
-from grpclb.core.balancer import CallOutcome, Pick, PickInfo
+from grpclb.control.selecting import select
+from grpclb.core.balancer import CallOutcome, Pick
+from grpclb.core.config_selector import Selected, Selection
 from grpclb.core.service_config import EMPTY
-from grpclb.sync.call import CallArguments, ClientCall
+from grpclb.core.status import Status
+from grpclb.sync.call import CallArguments, ClientCall, info_of
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import CLOSED, CLOSED_BESIDE
+from grpclb.sync.errors import CLOSED, CLOSED_BESIDE, RpcFailure
 from grpclb.sync.pick import (
     deadline_exceeded,
     pick_now,
@@ -50,6 +54,7 @@ class _MultiCallable:
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
+        selection: Selection | None = None,
     ) -> Any:
         """One unary-response RPC in this thread. `request` may be `Requests`."""
         engine, method = self._engine, self._method
@@ -57,19 +62,24 @@ class _MultiCallable:
         slot.used = True
         published = slot.current
         if not published.resolved:
-            published = wait_for_config(engine, timeout)
+            published = wait_for_config(engine, timeout, wait_for_ready)
+        if published.selector is not None and selection is None:
+            return self._routed(
+                with_call, request, timeout, metadata, credentials, wait_for_ready, compression
+            )
         if published.config is not EMPTY:
-            config = method.config(published.config)
+            config = method.config(published.config, selection)
             timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
             if engine.retries.wanted(published.config, config):
                 arguments = CallArguments(
-                    request, timeout, metadata, credentials, wait_for_ready, compression
+                    request, timeout, metadata, credentials, wait_for_ready, compression, selection
                 )
                 return blocking(engine, method, published.config, arguments, with_call)
         if engine.closed:
             raise ValueError(CLOSED)
         deadline = None if timeout is None else monotonic() + timeout
-        info = method.info if not metadata else PickInfo(method.path, metadata)
+        plain = not metadata and selection is None
+        info = method.info if plain else info_of(method, metadata, selection)
         pick = pick_now(engine, published, info)
         while True:
             if type(pick) is not Pick:
@@ -95,6 +105,39 @@ class _MultiCallable:
             if pick.on_done is not None:
                 tell(pick, _OK)
             return result
+
+    def _routed(
+        self,
+        with_call: bool,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """`_blocking` with what the config selector says (gRFC A31)."""
+        engine, deadline = self._engine, None if timeout is None else monotonic() + timeout
+        check_metadata(metadata)
+        info = info_of(self._method, metadata, None)
+        chosen: Selection | Status | None = None
+        while chosen is None and not engine.closed:
+            left = None if deadline is None else deadline - monotonic()
+            published = wait_for_config(engine, left, wait_for_ready)
+            if published.selector is None:
+                break
+            chosen = select(engine.slot, published, info)
+        if isinstance(chosen, Status):
+            raise RpcFailure(Status(chosen.code, engine.explain(chosen)))
+        if chosen is None:
+            chosen = Selection(Selected())
+        left = None if deadline is None else deadline - monotonic()
+        try:
+            return self._blocking(
+                with_call, request, left, metadata, credentials, wait_for_ready, compression, chosen
+            )
+        finally:
+            chosen.release()
 
     def _went_nowhere(self, pick: Pick, error: BaseException) -> bool:
         """Count a failed attempt; True if it never left the client and goes to another backend."""
@@ -134,12 +177,21 @@ class _MultiCallable:
         engine = self._engine
         if engine.closed:
             raise ValueError(CLOSED_BESIDE)
-        service_config = engine.slot.current.config
+        published = engine.slot.current
+        service_config = published.config
         arguments = CallArguments(
             request, timeout, metadata, credentials, wait_for_ready, compression
         )
+        if published.selector is not None:
+            check_metadata(metadata)
+            chosen = select(engine.slot, published, arguments.info(self._method))
+            if isinstance(chosen, Status):
+                failed = ClientCall(engine, self._method, arguments)
+                failed.end_with(chosen)
+                return failed
+            arguments = arguments._replace(selection=chosen)
         if service_config is not EMPTY:
-            config = self._method.config(service_config)
+            config = self._method.config(service_config, arguments.selection)
             timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
             arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
             if engine.retries.wanted(service_config, config):

@@ -67,7 +67,9 @@ def wait_for_pick(
         _wait(engine, published.generation, deadline, stale=result is None)
 
 
-def wait_for_config(engine: Engine, timeout: float | None) -> Published:
+def wait_for_config(
+    engine: Engine, timeout: float | None, wait_for_ready: bool | None = None
+) -> Published:
     """Block until it is known which service config counts: an answer of the resolver, or none.
 
     Raises RpcFailure at the deadline. The method config of an RPC comes from the resolver, if it
@@ -78,7 +80,7 @@ def wait_for_config(engine: Engine, timeout: float | None) -> Published:
         published = engine.slot.current
         if published.resolved or engine.closed:
             return published
-        if published.state not in (IDLE, CONNECTING):
+        if published.state not in (IDLE, CONNECTING) and not wait_for_ready:
             return published
         engine.wake()
         _wait(engine, published.generation, deadline, stale=False)

@@ -167,6 +167,10 @@ class RetriedCall(ClientCall):
             return
         engine = self._engine
         published = engine.slot.current
+        if published.selector is not None and self._arguments.selection is None:
+            self._select(published)
+            self._later(0.0, RetriedCall._seek_again, one)
+            return
         result = pick_now(engine, published, self._pick_info())
         if type(result) is Pick:
             self._dispatch(one, result)
@@ -203,11 +207,7 @@ class RetriedCall(ClientCall):
             for t in self._tries.values()
             if t.transport is not None and not t.ended
         )
-        avoid = self._tried | live
-        metadata = self._arguments.metadata
-        if not metadata and not avoid:
-            return self._method.info
-        return PickInfo(self._method.path, metadata or (), avoid)
+        return self._arguments.info(self._method, self._tried | live)
 
     def _dispatch(self, one: Try, pick: Pick) -> None:
         transport = transport_of(pick)

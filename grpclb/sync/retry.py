@@ -42,7 +42,7 @@ def blocking(
     """A unary-response RPC for a caller who waits for it."""
     if engine.closed:
         raise ValueError(CLOSED)
-    method_config = method.config(config)
+    method_config = method.config(config, arguments.selection)
     retry = method_config.retry
     # A request stream may be committed while an attempt runs: its own timeout ends with that.
     timed = retry is not None and retry.per_attempt_recv_timeout is not None
@@ -75,7 +75,7 @@ def beside(
     engine: Engine, method: MethodHandle, config: ServiceConfig, arguments: CallArguments
 ) -> RetriedCall:
     """An RPC that goes on beside its caller."""
-    method_config = method.config(config)
+    method_config = method.config(config, arguments.selection)
     call_type = RetriedStream if method.kind in (UNARY_STREAM, STREAM_STREAM) else RetriedCall
     call = call_type(engine, method.with_bytes(), arguments, method_config.hedging is not None)
     commit = functools.partial(on_existing, weakref.ref(call), RetriedCall.commit_to)
