@@ -13,15 +13,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Folders that hold Python; one that is not there yet is passed over.
 CODE := $(wildcard grpclb tests integration benchmarks .ci)
 
-.PHONY: help venv demo test check format integration bench clean
+.PHONY: help venv demo kind kind-down test check format integration bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 venv: $(STAMP)-dev ## the environment for work on the project, in .venv
 
 demo: $(STAMP)-run ## plain grpcio and grpclb side by side over real backends, in half a minute
 	@$(BIN)/python -m integration.demo $(ARGS)
+
+kind: $(STAMP)-test ## the ClusterIP's skew beside grpclb in a Kubernetes cluster (kind-cluster/README.md)
+	@$(BIN)/python -m integration.skew $(ARGS)
+
+kind-down: $(STAMP)-test ## delete that cluster
+	@$(BIN)/python -m integration.skew --down $(ARGS)
 
 test: $(STAMP)-test ## unit and behaviour tests, under 3 minutes (ARGS='-k dns' to choose, JOBS=0 for one process)
 	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile $(ARGS)
@@ -36,7 +42,7 @@ format: $(STAMP)-dev ## let ruff mend and format what it can
 	$(BIN)/python -m ruff check --fix $(CODE)
 	$(BIN)/python -m ruff format $(CODE)
 
-integration: $(STAMP)-test ## tests with servers in processes of their own, killed under load
+integration: $(STAMP)-integration ## tests with servers in processes of their own, killed under load
 	@$(BIN)/python -m pytest integration $(ARGS) || { code=$$?; \
 	  [ $$code -eq 5 ] && echo 'integration: no tests were collected' || exit $$code; }
 
@@ -45,7 +51,7 @@ bench: $(STAMP)-test ## speed beside plain grpcio; writes benchmarks/RESULTS.md
 
 clean: ## remove the environment, the caches and what the demo wrote
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
-	  .ci/reports demo-output dist build
+	  .ci/reports demo-output kind-cluster/output dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A missing or dangling interpreter (the system's Python was replaced) makes the environment anew.
@@ -65,6 +71,10 @@ $(STAMP)-run: pyproject.toml | $(BIN)/python
 $(STAMP)-test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(STAMP)-run
+
+$(STAMP)-integration: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[integration]'
+	@touch $@ $(STAMP)-test $(STAMP)-run
 
 $(STAMP)-dev: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
