@@ -4,6 +4,7 @@ Written by hand as SVG, so that it needs no plotting package; readable on light 
 same recording always gives the same bytes.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
@@ -21,7 +22,7 @@ _ROW = 22
 _BIN = 0.5  # seconds
 _COLORS = (
     *("#4e79a7", "#f28e2b", "#5fb0a7", "#b07aa1", "#6aa84f", "#d9b13b", "#a5795c", "#7d8b99"),
-    "#e08cb4",
+    *("#e08cb4", "#8c6bd1", "#a3b532", "#2f7f8f", "#5b8def"),
 )
 _FAILED = "#e5484d"
 _STYLE = """
@@ -158,7 +159,7 @@ def _layers(recording: Recording, side: str, bins: int) -> dict[str, list[float]
     """Rates in each bin of time, by pod, and "failed" last."""
     layers = {name: [0.0] * bins for name in (*recording.pods, "failed")}
     for tick in recording.ticks:
-        index = int((tick.at - TICK / 2) / _BIN)
+        index = math.floor((tick.at - TICK / 2) / _BIN)
         if tick.side == side and 0 <= index < bins:
             for pod, calls in tick.calls.items():
                 layers[pod][index] += calls / _BIN

@@ -76,13 +76,20 @@ class Terminal:
         return lines
 
     def _line(self, recording: Recording, now: float) -> str:
-        sides = []
-        for side in self._titles:
-            rates = recording.calls(side, now - 1.25, now - 0.25)
-            pods = [pod for pod in recording.pods if pod in recording.serving(now) or rates[pod]]
-            counts = " ".join(f"{short_name(pod)} {rates[pod]:3d}" for pod in pods)
-            sides.append(f"{side}: {counts}  failed {recording.errors(side).total()}")
-        return f"{now:5.1f} s  calls/s  " + "  |  ".join(sides)
+        rates = {side: recording.calls(side, now - 1.25, now - 0.25) for side in self._titles}
+        serving = recording.serving(now)
+        pods = [
+            pod
+            for pod in recording.pods
+            if pod in serving or any(counts[pod] for counts in rates.values())
+        ]
+        sides = [
+            f"{side}: {' '.join(f'{counts[pod]:3d}' for pod in pods)}"
+            f"  failed {recording.errors(side).total()}"
+            for side, counts in rates.items()
+        ]
+        names = " ".join(map(short_name, pods))
+        return f"{now:5.1f} s  calls/s on {names}:  " + "  |  ".join(sides)
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colors else text
