@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> Request:
         return _request(given)
     except OSError as error:
         _refuse(given.command, f"{error.filename}: {error.strerror}")
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, ImportError) as error:
         _refuse(given.command, str(error))
 
 

@@ -68,15 +68,17 @@ async def _view(request: Request, state: ResolverState) -> ChannelView:
     """A real channel over the same answer: what a program would have."""
     resolver = ManualResolver()
     resolver.update(state)
+    # The name that the target's own resolver stands for, which this one does not know.
+    options = [*request.options, ("grpc.default_authority", request.spec.authority)]
     arguments = {"service_config": request.service_config, "resolver": resolver}
     if request.tls is None:
-        channel = grpclb.aio.insecure_channel(request.target, request.options, **arguments)  # type: ignore[arg-type]
+        channel = grpclb.aio.insecure_channel(request.target, options, **arguments)  # type: ignore[arg-type]
     else:
         credentials = request.tls.channel_credentials()
         channel = grpclb.aio.secure_channel(
             request.target,
             credentials,
-            request.options,
+            options,
             **arguments,  # type: ignore[arg-type]
         )
     async with channel:
@@ -85,7 +87,7 @@ async def _view(request: Request, state: ResolverState) -> ChannelView:
         while True:
             snapshot = channel.debug_snapshot()
             held = [s["state"] for s in snapshot["subchannels"] if not s["removed"]]
-            settled = bool(held) and all(state in _SETTLED for state in held)
+            settled = snapshot["state"] in _SETTLED and "CONNECTING" not in held
             if settled or asyncio.get_running_loop().time() > end:
                 break
             await asyncio.sleep(_LOOK_AGAIN)
@@ -104,6 +106,5 @@ def _name(request: Request, addresses: Sequence[Address]) -> list[Seen]:
 def _config(lookup: Lookup) -> list[Seen]:
     """A service config that the resolver has, and that nobody can use."""
     error = lookup.config_error
-    return (
-        [] if error is None else [Seen(Stage.CONFIG, details=error, target=str(lookup.spec.target))]
-    )
+    target = str(lookup.spec.target)
+    return [] if error is None else [Seen(Stage.CONFIG, details=error, target=target)]

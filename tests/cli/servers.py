@@ -54,7 +54,7 @@ def grpc_server(
     else:
         credentials = grpc.ssl_server_credentials(
             [(tls.key.encode(), tls.cert.encode())],
-            root_certificates=client_ca and client_ca.encode(),
+            root_certificates=None if client_ca is None else client_ca.encode(),
             require_client_auth=client_ca is not None,
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
@@ -94,7 +94,9 @@ def _patient(ending: threading.Event) -> dict[str, grpc.RpcMethodHandler]:
         return fail
 
     unary = grpc.unary_unary_rpc_method_handler
-    handlers = {code.name: unary(failing(code)) for code in grpc.StatusCode if code.value[0]}
+    handlers: dict[str, grpc.RpcMethodHandler] = {
+        code.name: unary(failing(code)) for code in grpc.StatusCode if code.value[0]
+    }
     return {
         **handlers,
         "Echo": unary(echo),

@@ -91,8 +91,8 @@ def test_each_explanation(explanation: str, ward: Ward, shell: Shell) -> None:
 
 def test_the_docs_name_every_explanation_and_no_other() -> None:
     page = (DOCS / "doctor.md").read_text()
-    named = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE))
-    assert named == {rule.id for rule in RULES}
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (problem|warning) \|", page, re.MULTILINE)
+    assert rows == [(rule.id, rule.level.value) for rule in RULES]
 
 
 # -- resolving -----------------------------------------------------------------------------------
@@ -178,6 +178,17 @@ def _(ward: Ward) -> tuple[str, ...]:
 @case("resolution-failed")
 def _(ward: Ward) -> tuple[str, ...]:
     return (_told(_Raises),)
+
+
+class _Portless(ManualResolver):
+    async def run(self, update: Any) -> None:
+        text = "no port is named 'gprc'; its TCP ports: grpc (50051); did you mean 'grpc'?"
+        update(grpclb.ResolverState(grpclb.Status.unavailable(text)))
+
+
+@case("no-such-port")
+def _(ward: Ward) -> tuple[str, ...]:
+    return (_told(_Portless),)
 
 
 @case("resolver-silent")

@@ -85,10 +85,22 @@ RESOLVING: tuple[Rule, ...] = (
         "The source of the addresses was reached, and does not allow this client to read them.",
         (
             (
-                "Kubernetes: the service account needs get, list and watch on endpointslices of "
+                "Kubernetes: the service account needs list and watch on endpointslices of "
                 "discovery.k8s.io; docs/kubernetes.md has the Role."
             ),
             "etcd: the user needs read permission on the key prefix.",
+        ),
+    ),
+    Rule(
+        "no-such-port",
+        _RESOLVE,
+        says("no port is named", "have no TCP port"),
+        "The Service was found, and it has not the port that the target names.",
+        (
+            (
+                "Write one of the names that the Service gives its ports (`kubectl get service NAME "
+                "-o yaml`), or the pods' own port number."
+            ),
         ),
     ),
     Rule(
