@@ -98,8 +98,8 @@ RESOLVING: tuple[Rule, ...] = (
         "The Service was found, and it has not the port that the target names.",
         (
             (
-                "Write one of the names that the Service gives its ports (`kubectl get service NAME "
-                "-o yaml`), or the pods' own port number."
+                "Write one of the names that the Service gives its ports (`kubectl describe "
+                "service NAME`), or the pods' own port number."
             ),
         ),
     ),
