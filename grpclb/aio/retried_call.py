@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from grpclb.aio.call import (
+    DROPPED,
     CallArguments,
     ClientCall,
     known,
@@ -50,7 +51,7 @@ from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
 
 _STALE_WAIT = 0.02
-_DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_OK = CallOutcome(grpc.StatusCode.OK)
 _NOT_STARTED = "the RPC could not be started: %r"
 # What grpc.aio calls a write that failed, until it knows the status that the server gave.
 _INTERNAL_ERROR = "Internal error from Core"
@@ -156,7 +157,7 @@ class RetriedCall(ClientCall):
                 compression=arguments.compression,
             )
         except BaseException as error:
-            tell(pick, _DROPPED)
+            tell(pick, DROPPED)
             if not self._handed_over or not isinstance(error, Exception):
                 raise
             # A mistake in the arguments that grpcio finds only now.
@@ -169,7 +170,7 @@ class RetriedCall(ClientCall):
             self._arrive(inner)
         self._sent(one)
         inner.add_done_callback(
-            functools.partial(_try_ended, weakref.ref(self), one, pick, transport)
+            functools.partial(try_ended, weakref.ref(self), one, pick, transport)
         )
 
     def _sent(self, one: Try) -> None:
@@ -426,8 +427,8 @@ async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
         call._dispatch(one, result)
 
 
-def _try_ended(
-    reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: AioTransport, inner: Any
+def try_ended(
+    reference: weakref.ref[Any], one: Try, pick: Pick, transport: AioTransport, inner: Any
 ) -> None:
     """An attempt is over; grpcio calls this once, on the loop."""
     if one.writer is not None:
@@ -439,7 +440,7 @@ def _try_ended(
             if works is not None:
                 works.spawn(_await_status(reference, one, pick, transport, inner))
                 return
-    _count_end(reference, one, pick, transport, inner)
+    _attempt_ended(reference, one, pick, transport, inner)
 
 
 async def _await_status(
@@ -450,22 +451,27 @@ async def _await_status(
         if known(inner.details()) != _INTERNAL_ERROR:
             break
         await asyncio.sleep(_STATUS_LOOK_EVERY)
-    _count_end(reference, one, pick, transport, inner)
+    _attempt_ended(reference, one, pick, transport, inner)
 
 
-def _count_end(
+def _attempt_ended(
     reference: weakref.ref[RetriedCall], one: Try, pick: Pick, transport: AioTransport, inner: Any
 ) -> None:
-    transport.inflight -= 1
-    code = known(inner.code())
-    trailing: tuple[Any, ...] = ()
-    if code is not grpc.StatusCode.OK or pick.on_done is not None:
-        trailing = tuple(known(inner.trailing_metadata()) or ())
-    one.end = (code, known(inner.details()) or "", trailing)
-    if pick.on_done is not None:
-        tell(pick, CallOutcome(code, trailing))
-    if code is grpc.StatusCode.UNAVAILABLE:
-        transport.check()
+    outcome = count_end(pick, transport, inner)
+    one.end = (outcome.code, known(inner.details()) or "", tuple(outcome.trailing_metadata))
     call = reference()
     if call is not None:
         call._try_is_over(one)
+
+
+def count_end(pick: Pick, transport: AioTransport, inner: Any) -> CallOutcome:
+    """Tell those who count of a call that is over; once."""
+    transport.inflight -= 1
+    code = known(inner.code())
+    if code is grpc.StatusCode.OK and pick.on_done is None:
+        return _OK
+    outcome = CallOutcome(code, tuple(known(inner.trailing_metadata()) or ()))
+    tell(pick, outcome)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        transport.check()
+    return outcome

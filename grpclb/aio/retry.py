@@ -13,22 +13,18 @@ from grpclb.aio.call import (
     StreamStreamCall,
     StreamUnaryCall,
     UnaryStreamCall,
-    UnaryUnaryCall,
     arguments_of,
 )
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import (
     checked_metadata,
 )
+from grpclb.aio.first_attempt import RetriedUnaryUnaryCall
 from grpclb.aio.replay import RetriedRequests
 from grpclb.aio.retried_call import RetriedCall, RetriedUnaryResponse
 from grpclb.aio.retried_streams import RetriedResponses
 from grpclb.control.method import MethodHandle
 from grpclb.core.service_config import ServiceConfig
-
-
-class RetriedUnaryUnaryCall(RetriedUnaryResponse, UnaryUnaryCall):
-    """A unary-unary call with a retry or hedging policy."""
 
 
 class RetriedUnaryStreamCall(RetriedResponses, UnaryStreamCall):
@@ -82,6 +78,9 @@ def start_retried(
         (request, timeout, metadata, credentials, wait_for_ready, compression, selected)
     )
     call._method = method.with_bytes()
+    if isinstance(call, RetriedUnaryUnaryCall):
+        call.begin(config, arguments)
+        return call
     machine = engine.retries.machine(config, method_config, call.deadline)
     call.use(machine, arguments, hedged=method_config.hedging is not None)
     call.start()
