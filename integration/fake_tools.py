@@ -151,7 +151,8 @@ def logs(side: str) -> int:
     once.touch()
     with cluster() as state:
         began = state.setdefault(f"began-{side}", time.time())
-    say(side, 0, began, ready=True, workers=4, grpcio="1.99.0", ttl=1.0)
+    first = {} if side != "a" else {"connections": dict.fromkeys(read()["pods"], 10)}
+    say(side, 0, began, ready=True, workers=4, grpcio="1.99.0", ttl=1.0, **first)
     number = 1
     while True:
         at = began + number * TICK

@@ -59,7 +59,8 @@ def compare(cluster: Cluster, output: Path, timing: Timing) -> int:
     play = Play(cluster, terminal, timing)
     play.run()
     sides = {side: summarize(play.recording, side, play.windows) for side in TITLES}
-    found = claims(sides, play.collector.dns_ttl, play.workers)
+    seen = play.collector
+    found = claims(sides, seen.dns_ttl, play.workers, seen.connections)
     report.print_summary(list(sides.values()), found)
     for path in report.write(output, play.recording, list(sides.values()), found, facts(play)):
         terminal.say(f"  {path}")

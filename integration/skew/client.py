@@ -3,7 +3,7 @@
     python -m integration.skew.client SIDE TARGET [--workers N] [--rate CALLS_PER_SECOND]
 
 SIDE is a or b (plain grpcio: as it comes, with its round_robin), or c or d (grpclb); nothing else
-differs. It prints JSON lines: {"ready": ...} after its first answer, then one each quarter of a
+differs. It prints JSON lines: {"ready": ...} after its first answers, then one each quarter of a
 second with what happened in it, and {"end": ...} on SIGTERM, which stops it. Times are the wall
 clock's, since runner and client need not share a machine.
 """
@@ -26,6 +26,7 @@ from integration.skew.pod import METHOD
 WORKERS = 4
 RATE = 25.0  # calls a second of each worker
 TIMEOUT = 2.0
+CONNECTIONS = 30  # that (a) makes at first: enough to meet every pod
 FIRST_ANSWER = 120.0  # seconds that a cluster may take to get its DNS and its pods going
 
 
@@ -40,6 +41,17 @@ def open_channel(side: str, target: str) -> grpc.Channel:
             import grpclb  # here, so that the plain clients run without it
 
             return grpclb.insecure_channel(target)
+
+
+def connect_often(target: str, count: int) -> Counter[str]:
+    """One call on each of `count` connections, by the pod that answered."""
+    pods: Counter[str] = Counter()
+    for _ in range(count):
+        # Channels share connections else, and these are all alike.
+        with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+            pods[call(b"", timeout=TIMEOUT, wait_for_ready=True).decode()] += 1
+    return pods
 
 
 class Counts:
@@ -130,6 +142,8 @@ def main() -> None:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
     call(b"", timeout=FIRST_ANSWER, wait_for_ready=True)
     reporter, counts = Reporter(arguments.side), Counts()
+    if arguments.side == "a":
+        reporter.line(connections=connect_often(arguments.target, CONNECTIONS))
     reporter.line(ready=True, workers=arguments.workers, grpcio=grpc.__version__)
     for index in range(arguments.workers):
         offset = index / arguments.workers

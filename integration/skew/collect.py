@@ -29,6 +29,7 @@ class Collector:
     recording: Recording = field(default_factory=Recording)
     clients: dict[str, ClientState] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    connections: dict[str, int] = field(default_factory=dict)
     dns_ttl: float = 0.0
     gone: set[str] = field(default_factory=set)
     zero: float | None = None
@@ -66,6 +67,7 @@ class Collector:
             client.workers = fields.get("workers", client.workers)
             client.ended = client.ended or "end" in fields
             self.dns_ttl = max(self.dns_ttl, fields.get("ttl", 0.0))
+            self.connections.update(fields.get("connections", {}))
             if "grpcio" in fields:
                 self.versions["grpcio in the clients"] = fields["grpcio"]
             if "calls" in fields and self.zero is not None:

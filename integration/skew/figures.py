@@ -107,11 +107,22 @@ def dns_bound(ttl: float) -> float:
     return ttl + refresh + SLACK
 
 
-def claims(sides: Mapping[str, Side], ttl: float, workers: int) -> list[Claim]:
-    """What grpclb's documentation says of these four, beside what was seen."""
+def claims(
+    sides: Mapping[str, Side], ttl: float, workers: int, connections: Mapping[str, int]
+) -> list[Claim]:
+    """What grpclb's documentation says of these four, beside what was seen.
+
+    `connections` are those that (a) made at first, one call on each, by pod.
+    """
     a, b = sides["a"], sides["b"]
     new = len(b.to_call)
     found = [
+        Claim(
+            "a ClusterIP balances connections: some of them reach every pod",
+            set(a.three) <= set(connections),
+            f"of {sum(connections.values())}: "
+            + ", ".join(f"{count} on {pod}" for pod, count in sorted(connections.items())),
+        ),
         Claim(
             "(a) one connection has all its calls on one pod",
             busiest(a.three) == 1 and busiest(a.six) == 1,
