@@ -87,6 +87,11 @@ class ControlChannel:
         state = "closed" if self._closed else f"{len(self._calls)} calls"
         return f"<ControlChannel {self.target} {state}>"
 
+    @property
+    def busy(self) -> bool:
+        """Whether any call is under way."""
+        return bool(self._calls)
+
     async def unary(
         self, method: str, request: bytes, *, timeout: float, metadata: Metadata = ()
     ) -> bytes:
