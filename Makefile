@@ -51,7 +51,7 @@ bench: $(STAMP)-test ## speed beside plain grpcio; writes benchmarks/RESULTS.md
 
 clean: ## remove the environment, the caches and what the demo wrote
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
-	  .ci/reports demo-output kind-cluster/output dist build
+	  .ci/reports .ci/tools demo-output kind-cluster/output dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A missing or dangling interpreter (the system's Python was replaced) makes the environment anew.

@@ -1,0 +1,151 @@
+"""etcd spoken to without a line of grpclb: by its JSON gateway, which every member has.
+
+What a test writes and reads this way says nothing about our own client, so it can judge it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from typing import Any
+
+
+class ApiError(Exception):
+    """etcd said no."""
+
+
+def _coded(text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    return base64.b64encode(data).decode()
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
+
+
+def _end_of(prefix: str) -> str:
+    """The first key behind all that begin with `prefix` (ASCII)."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+class Api:
+    """One member. Blocking; any thread."""
+
+    def __init__(self, url: str, ca_file: str | None = None) -> None:
+        self._url = url
+        self._ca_file = ca_file
+        self._tokens = threading.local()
+        self._login: tuple[str, str] | None = None
+
+    def call(self, path: str, **body: Any) -> dict[str, Any]:
+        try:
+            return self._call(path, body)
+        except ApiError as error:
+            # A simple token ends with its time, and with the member that gave it.
+            if self._login is None or "token" not in str(error):
+                raise
+            self._tokens.value = None
+            return self._call(path, body)
+
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        headers = {}
+        if self._login is not None and path != "auth/authenticate":
+            headers["Authorization"] = self._token(*self._login)
+        request = urllib.request.Request(
+            f"{self._url}/v3/{path}", json.dumps(body).encode(), headers, method="POST"
+        )
+        tls = None
+        if self._ca_file is not None:
+            tls = ssl.create_default_context(cafile=self._ca_file)
+        # No proxy of the environment's comes between us and this machine.
+        handlers: list[Any] = [urllib.request.ProxyHandler({})]
+        if tls is not None:
+            handlers.append(urllib.request.HTTPSHandler(context=tls))
+        opener = urllib.request.build_opener(*handlers)
+        try:
+            with opener.open(request, timeout=5) as response:
+                answer: dict[str, Any] = json.loads(response.read().splitlines()[0])
+                return answer
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ApiError(error.read().decode(errors="replace")) from None
+
+    def _token(self, name: str, password: str) -> str:
+        if getattr(self._tokens, "value", None) is None:
+            answer = self._call("auth/authenticate", {"name": name, "password": password})
+            self._tokens.value = answer["token"]
+        token: str = self._tokens.value
+        return token
+
+    # -- keys ------------------------------------------------------------------------------------
+
+    def put(self, key: str, value: str, lease: int = 0) -> int:
+        """Returns the revision."""
+        answer = self.call("kv/put", key=_coded(key), value=_coded(value), lease=lease)
+        return int(answer["header"]["revision"])
+
+    def touch(self) -> None:
+        """A write that changes nothing: there is a leader, and a quorum."""
+        self.call("kv/deleterange", key=_coded("\x01nothing"))
+
+    def items(self, prefix: str) -> dict[str, str]:
+        return {key: value for key, value, _ in self.rows(prefix)}
+
+    def rows(self, prefix: str) -> list[tuple[str, str, int]]:
+        """(key, value, lease) of all keys that begin so."""
+        answer = self.call("kv/range", key=_coded(prefix), range_end=_coded(_end_of(prefix)))
+        return [
+            (_decoded(kv["key"]), _decoded(kv.get("value", "")), int(kv.get("lease", 0)))
+            for kv in answer.get("kvs", ())
+        ]
+
+    def delete(self, key: str) -> None:
+        self.call("kv/deleterange", key=_coded(key))
+
+    def delete_prefix(self, prefix: str) -> None:
+        self.call("kv/deleterange", key=_coded(prefix), range_end=_coded(_end_of(prefix)))
+
+    def revision(self) -> int:
+        return int(self.call("kv/range", key=_coded("\x01"))["header"]["revision"])
+
+    def compact(self) -> None:
+        """Forget the past up to now."""
+        self.call("kv/compaction", revision=self.revision(), physical=True)
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def grant(self, ttl: int) -> int:
+        return int(self.call("lease/grant", TTL=ttl)["ID"])
+
+    def revoke(self, lease: int) -> None:
+        self.call("lease/revoke", ID=lease)
+
+    def leases(self) -> set[int]:
+        return {int(lease["ID"]) for lease in self.call("lease/leases").get("leases", ())}
+
+    # -- the cluster -----------------------------------------------------------------------------
+
+    def member_id(self) -> str:
+        member: str = self.call("maintenance/status")["header"]["member_id"]
+        return member
+
+    def leader_id(self) -> str:
+        leader: str = self.call("maintenance/status")["leader"]
+        return leader
+
+    def enable_auth(self, user: str, password: str) -> None:
+        self.call("auth/user/add", name=user, password=password)
+        self.call("auth/role/add", name="root")
+        self.call("auth/user/grant", user=user, role="root")
+        self.call("auth/enable")
+
+    def log_in(self, user: str, password: str) -> None:
+        """Name these to etcd from now on."""
+        self._login = (user, password)
+
+    def change_password(self, user: str, password: str) -> None:
+        self.call("auth/user/changepw", name=user, password=password)
