@@ -14,10 +14,14 @@ import pytest
 import grpclb
 from grpclb.cli.explanations import RULES
 from grpclb.control.registries import RESOLVERS
+from grpclb.resolvers.kubernetes.build import build
+from grpclb.resolvers.kubernetes.credentials import Access
 from grpclb.testing import ManualResolver
 from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, out_of_time
-from tests.support.dns_server import DnsServer, Fault
+from tests.support.dns_server import DnsServer
+from tests.support.dns_server import Fault as DnsFault
+from tests.support.kubernetes_api import Fault, KubernetesApi, TlsServer, slice_object
 from tests.support.tls import Authority
 
 # Shared servers come before the test, whose leak guard would take them for its own.
@@ -116,13 +120,13 @@ def _(ward: Ward) -> tuple[str, ...]:
 
 @case("dns-server-failed")
 def _(ward: Ward) -> tuple[str, ...]:
-    _dns(ward).fault("*", Fault.SERVFAIL)
+    _dns(ward).fault("*", DnsFault.SERVFAIL)
     return (f"dns://{_dns(ward).authority}/{NAME}:1",)
 
 
 @case("dns-no-answer")
 def _(ward: Ward) -> tuple[str, ...]:
-    _dns(ward).fault("*", Fault.DROP)
+    _dns(ward).fault("*", DnsFault.DROP)
     return (f"dns://{_dns(ward).authority}/{NAME}:1", "--timeout", "0.3")
 
 
@@ -160,35 +164,51 @@ class _Silent(ManualResolver):
     pass
 
 
-class _Refused(ManualResolver):
-    async def run(self, update: Any) -> None:
-        raise OSError("the registry said 403 Forbidden")
-
-
 class _Raises(ManualResolver):
     async def run(self, update: Any) -> None:
         raise OSError("the registry is on fire")
 
 
+def _cluster(ward: Ward, say: Callable[[KubernetesApi], object], **access: Any) -> str:
+    """A target in a cluster whose API server was told to `say` something."""
+    server: TlsServer = ward.use(TlsServer())
+    server.do(say)
+    files: dict[str, Any] = {**server.write_files(ward.folder), **access}
+    known = Access(**files)
+    grpclb.register_resolver("kubernetes", lambda target, context: build(target, known))
+    return "kubernetes:///api.shop:grpc"
+
+
+@case("no-such-service")
+def _(ward: Ward) -> tuple[str, ...]:
+    return (_cluster(ward, lambda api: None),)
+
+
+@case("no-such-port")
+def _(ward: Ward) -> tuple[str, ...]:
+    ports = slice_object("api-1", "api", ["127.0.0.1"], ports=[("gprc", 50051)])
+    return (_cluster(ward, lambda api: api.put(ports)),)
+
+
+@case("token-refused")
+def _(ward: Ward) -> tuple[str, ...]:
+    return (_cluster(ward, lambda api: setattr(api, "tokens", {"another"})),)
+
+
 @case("forbidden")
 def _(ward: Ward) -> tuple[str, ...]:
-    return (_told(_Refused),)
+    return (_cluster(ward, lambda api: api.fail_next("list", Fault(403))),)
+
+
+@case("api-server-unreachable")
+def _(ward: Ward) -> tuple[str, ...]:
+    nobody = f"https://{ward.use(servers.closed_port())}"
+    return (_cluster(ward, lambda api: None, api_server=nobody),)
 
 
 @case("resolution-failed")
 def _(ward: Ward) -> tuple[str, ...]:
     return (_told(_Raises),)
-
-
-class _Portless(ManualResolver):
-    async def run(self, update: Any) -> None:
-        text = "no port is named 'gprc'; its TCP ports: grpc (50051); did you mean 'grpc'?"
-        update(grpclb.ResolverState(grpclb.Status.unavailable(text)))
-
-
-@case("no-such-port")
-def _(ward: Ward) -> tuple[str, ...]:
-    return (_told(_Portless),)
 
 
 @case("resolver-silent")

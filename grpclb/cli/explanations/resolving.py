@@ -79,16 +79,54 @@ RESOLVING: tuple[Rule, ...] = (
         ("Check the nameserver lines of /etc/resolv.conf (or the server in the target).",),
     ),
     Rule(
+        "no-such-service",
+        _RESOLVE,
+        says("there is no Service"),
+        "The API server answered, and knows no such Service in that namespace.",
+        (
+            (
+                "Check the spelling and the namespace (`kubectl get service -A`); without one the "
+                "target means the client's own."
+            ),
+        ),
+    ),
+    Rule(
+        "token-refused",
+        _RESOLVE,
+        says("(401)"),
+        "The API server does not know who this client is: its token is missing, old or for "
+        "another cluster.",
+        (
+            (
+                "In a pod: is automountServiceAccountToken off, or was the token file copied? It "
+                "is replaced about once an hour."
+            ),
+            "With a kubeconfig: does `kubectl get service` work with the same file and context?",
+        ),
+    ),
+    Rule(
         "forbidden",
         _RESOLVE,
-        says("forbidden", "403", "permission denied"),
+        says("forbidden", "(403)", "permission denied"),
         "The source of the addresses was reached, and does not allow this client to read them.",
         (
             (
-                "Kubernetes: the service account needs list and watch on endpointslices of "
-                "discovery.k8s.io; docs/kubernetes.md has the Role."
+                "Kubernetes: the service account needs get, list and watch on endpointslices of "
+                "discovery.k8s.io, in the Service's namespace; docs/kubernetes.md has the Role."
             ),
             "etcd: the user needs read permission on the key prefix.",
+        ),
+    ),
+    Rule(
+        "api-server-unreachable",
+        _RESOLVE,
+        says("cannot list endpointslices", "API server"),
+        "The API server was not reached, or did not answer as it should.",
+        (
+            (
+                "A NetworkPolicy must allow egress to it; `kubectl get --raw /readyz` says whether "
+                "it is well."
+            ),
         ),
     ),
     Rule(
