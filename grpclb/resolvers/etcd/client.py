@@ -9,14 +9,14 @@ try again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from grpc import StatusCode
 
 from grpclb.resolvers.etcd import messages as m
-from grpclb.resolvers.etcd.members import EtcdFailed, Members
+from grpclb.resolvers.etcd.members import Members
+from grpclb.resolvers.etcd.model import EtcdFailed, KeyValue, LeaseGrant, Listing
 from grpclb.resolvers.etcd.settings import EtcdSettings
 from grpclb.resolvers.etcd.streams import KeepAlive, Watch
 
@@ -26,38 +26,6 @@ _PAGE = 1_000  # keys of one Range response
 # How long one member may take to answer a list that needs a quorum before others are asked, and
 # then the members by themselves: a member that lost its leader is silent.
 _QUORUM_PATIENCE = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """One key as etcd has it. `lease` is 0 for a key that lives until it is deleted."""
-
-    key: bytes
-    value: bytes
-    mod_revision: int
-    create_revision: int
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """All keys of a prefix at one revision. `complete` is False when `limit` cut it short.
-
-    `serializable`: it is what one member knew, which may be old.
-    """
-
-    revision: int
-    items: tuple[KeyValue, ...]
-    complete: bool = True
-    serializable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseGrant:
-    """A lease and the seconds that etcd gave it, which may be more than were asked for."""
-
-    id: int
-    ttl: int
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -11,6 +11,7 @@ import grpc
 from grpc import StatusCode
 
 from grpclb.resolvers.etcd import messages as m
+from grpclb.resolvers.etcd.model import EtcdFailed, EtcdRefused
 from grpclb.resolvers.etcd.settings import EtcdSettings
 from grpclb.resolvers.rpc import ControlChannel, RpcFailed
 from grpclb.resolvers.rpc_life import LIFE
@@ -33,29 +34,9 @@ _NEXT_MEMBER = frozenset(
 _AUTH_WORDS = ("auth token", "auth store is old", "user name is empty")
 
 
-class EtcdFailed(Exception):
-    """etcd could not be asked, or refused. `code` and `details` are the last member's words.
-
-    `interrupted`: this process forked, etcd is not to blame; try again at once. Never holds a
-    password or a token.
-    """
-
-    def __init__(
-        self, code: StatusCode, details: str, where: str, *, interrupted: bool = False
-    ) -> None:
-        super().__init__(f"etcd {where}: {code.name}: {details}")
-        self.code = code
-        self.details = details
-        self.where = where
-        self.interrupted = interrupted
-
-    @classmethod
-    def of(cls, failure: RpcFailed, where: str) -> EtcdFailed:
-        return cls(failure.code, failure.details, where, interrupted=failure.interrupted)
-
-
-class EtcdRefused(EtcdFailed):
-    """The user, or its token, is not let in: asking another member does not help."""
+def failed(failure: RpcFailed, where: str, kind: type[EtcdFailed] = EtcdFailed) -> EtcdFailed:
+    """An RPC's failure as the client's."""
+    return kind(failure.code, failure.details, where, interrupted=failure.interrupted)
 
 
 def token_may_be_old(code: StatusCode, details: str) -> bool:
@@ -180,7 +161,7 @@ class Members:
             return await call(endpoint, metadata)
         except RpcFailed as failure:
             kind = EtcdRefused if token_may_be_old(failure.code, failure.details) else EtcdFailed
-            raise kind.of(failure, endpoint) from None
+            raise failed(failure, endpoint, kind) from None
 
     # -- the user --------------------------------------------------------------------------------
 

@@ -5,37 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, Self
 
 from grpc import StatusCode
 
 from grpclb.resolvers.etcd import messages as m
-from grpclb.resolvers.etcd.members import NEED_LEADER, EtcdFailed, Members
+from grpclb.resolvers.etcd.members import NEED_LEADER, Members, failed
+from grpclb.resolvers.etcd.model import EtcdCompacted, EtcdFailed, Event, WatchBatch
 from grpclb.resolvers.rpc import BidiStream, RpcFailed
 
 _MOST_EVENTS = 200_000  # of one revision, in fragments: above it memory would have no bound
-
-
-class EtcdCompacted(EtcdFailed):
-    """The revision to watch from is gone: list, and watch from there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What happened to a key. `value` is None when it was deleted, or its lease has ended."""
-
-    key: bytes
-    value: bytes | None
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class WatchBatch:
-    """Events in their order. None at all means that `revision` was reached without any."""
-
-    revision: int
-    events: tuple[Event, ...]
 
 
 class _Stream:
@@ -92,7 +71,7 @@ class _Stream:
     def _failed(self, failure: RpcFailed) -> EtcdFailed:
         if not failure.interrupted:
             self._members.move_on(self.endpoint)
-        return EtcdFailed.of(failure, self.endpoint)
+        return failed(failure, self.endpoint)
 
 
 class Watch(_Stream):
