@@ -41,7 +41,7 @@ def _resolution(old: Snapshot, new: Snapshot) -> Iterator[Event]:
             yield Event("added", f"+ {endpoint_text(endpoint)}", endpoint)
         elif before[key] != endpoint:
             yield Event("changed", f"~ {endpoint_text(endpoint)}", endpoint)
-    for key in before.keys() - after.keys():
+    for key in sorted(before.keys() - after.keys()):
         yield Event("removed", f"- {endpoint_text(before[key])}", before[key])
     error = new["last_error"]
     if error and error != old.get("last_error"):
@@ -67,7 +67,7 @@ def _states(old: Any, new: Any) -> Iterator[Event]:
                 f"{address} {_arrow(was.get('state'), now['state'])}{reason}",
                 {"address": address, "from": was.get("state"), "to": now["state"], "error": error},
             )
-    for address in before.keys() - after.keys():
+    for address in sorted(before.keys() - after.keys()):
         state = before[address]["state"]
         data = {"address": address, "from": state, "to": "SHUTDOWN", "error": None}
         yield Event("state", f"{address} {_arrow(state, 'SHUTDOWN')}", data)
