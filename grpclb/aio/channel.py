@@ -82,7 +82,8 @@ class Channel(grpc.aio.Channel):
         resolver: Resolver | None,
     ) -> None:
         self._interceptors = sort_interceptors(interceptors)
-        spec = build_spec(target, options, service_config, resolver, compression)
+        secure = credentials is not None
+        spec = build_spec(target, options, service_config, resolver, compression, secure=secure)
         self._engine = Engine(spec, credentials)
 
     # -- grpc.aio.Channel --------------------------------------------------------------------

@@ -84,8 +84,13 @@ def build_spec(
     service_config: Mapping[str, Any] | str | None,
     resolver: Resolver | None,
     compression: Any = None,
+    *,
+    secure: bool = False,
 ) -> ChannelSpec:
-    """Check a factory's arguments. Raises TypeError or ValueError that says what, where and how."""
+    """Check a factory's arguments. Raises TypeError or ValueError that says what, where and how.
+
+    `secure`: backends must prove a name, so there has to be one.
+    """
     checked = parse_options(options)
     _check_compression(compression)
     _check_resolver(resolver)
@@ -112,9 +117,16 @@ def build_spec(
         factory=factory,
         compression=compression,
     )
-    if factory is None:
-        return spec
-    return replace(spec, authority=_authority(checked, parsed, _try_factory(spec)))
+    if factory is not None:
+        resolver = _try_factory(spec)
+        spec = replace(spec, authority=_authority(checked, parsed, resolver))
+    if secure and getattr(resolver, "authority", "") is None and not _name_option(checked):
+        raise ValueError(
+            f"target {parsed.text!r}: a secure channel must know the name in the backends' "
+            f"certificates, and {parsed.scheme}: has none; set the channel option "
+            "'grpc.default_authority', or server_name= of the resolver"
+        )
+    return spec
 
 
 def _target(target: object, resolver: Resolver | None) -> Target:
@@ -133,14 +145,20 @@ def _authority(options: ChannelOptions, target: Target, resolver: Resolver | Non
     """C-core's order: what the user set, the name that TLS is told to expect, the target.
 
     A resolver whose targets are not host names has an attribute `authority`: the name that its
-    target means, known when it is built. What it finds later never has a say in that.
+    target means, known when it is built; None where it means none. What it finds later never has a
+    say in that.
     """
+    named = getattr(resolver, "authority", None)
+    meant = named if isinstance(named, str) and named else default_authority(target)
+    return _name_option(options) or meant
+
+
+def _name_option(options: ChannelOptions) -> str | None:
+    """The name of the backends that the user's options say, if any."""
     override = options.values.get("grpc.ssl_target_name_override")
     if isinstance(override, bytes):
         override = override.decode()
-    named = getattr(resolver, "authority", None)
-    meant = named if isinstance(named, str) and named else default_authority(target)
-    return options.authority or override or meant
+    return options.authority or override or None
 
 
 def _check_resolver(resolver: object) -> None:

@@ -78,7 +78,8 @@ class Channel(grpc.Channel):
         service_config: Mapping[str, Any] | str | None,
         resolver: Resolver | None,
     ) -> None:
-        spec = build_spec(target, options, service_config, resolver, compression)
+        secure = credentials is not None
+        spec = build_spec(target, options, service_config, resolver, compression, secure=secure)
         self._engine = Engine(spec, credentials)
         self._watchers = _Watchers(self._engine)
 
