@@ -10,10 +10,11 @@ from grpclb.core.registry import Registry
 from grpclb.core.resolver import ResolverFactory
 from grpclb.policies.pick_first import PICK_FIRST
 from grpclb.policies.round_robin import ROUND_ROBIN
-from grpclb.resolvers import dns, kubernetes, static
+from grpclb.resolvers import dns, etcd, kubernetes, static
 
 RESOLVERS: Registry[ResolverFactory] = Registry("target scheme", r"[a-z][a-z0-9+.-]*")
 RESOLVERS.register("dns", dns.factory)
+RESOLVERS.register("etcd", etcd.factory)
 RESOLVERS.register("kubernetes", kubernetes.factory)
 for _scheme in ("ipv4", "ipv6", "unix", "unix-abstract"):
     RESOLVERS.register(_scheme, static.factory)
