@@ -121,9 +121,13 @@ class EtcdClient:
 
     # -- leases ----------------------------------------------------------------------------------
 
-    async def lease_grant(self, ttl: int) -> LeaseGrant:
-        """A new lease of `ttl` seconds. On a failure an unused one may be left, and expires."""
-        request = m.LeaseGrantRequest(TTL=ttl)
+    async def lease_grant(self, ttl: int, *, lease: int = 0) -> LeaseGrant:
+        """A new lease of `ttl` seconds; `lease` is its id, else etcd chooses one.
+
+        A failure may leave a lease that nobody uses, until it expires. An id that is taken fails
+        with FAILED_PRECONDITION.
+        """
+        request = m.LeaseGrantRequest(TTL=ttl, ID=lease)
         response = await self._call(m.LEASE_GRANT, request, m.LeaseGrantResponse)
         if response.error:
             raise EtcdFailed(StatusCode.UNKNOWN, response.error, "lease grant")

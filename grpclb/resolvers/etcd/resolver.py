@@ -49,7 +49,8 @@ class EtcdResolver:
 
     Whatever ends the watch (a compaction, a closed stream, a lost leader, a restart, an expired
     token) has it list again and go on, with backoff; the channel keeps the last list meanwhile.
-    `server_name` is what secure channels expect of the backends' certificates.
+    `authority` is the name that the backends' certificates carry: a key of etcd is none, so there
+    is one only if the user gave it.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class EtcdResolver:
         prefix: bytes,
         make_source: Callable[[], Source],
         random: Random,
-        server_name: str | None = None,
+        authority: str | None = None,
     ) -> None:
         self._target = target
         self._prefix = prefix
         self._make_source = make_source
         self._random = random
-        self.server_name = server_name
+        self.authority = authority
 
     def __repr__(self) -> str:
         return f"<EtcdResolver {self._target}>"
