@@ -5,6 +5,9 @@ An explicit list, so that nothing registers itself by being imported.
 
 from __future__ import annotations
 
+import functools
+import importlib
+
 from grpclb.core.balancer import Policy
 from grpclb.core.registry import Registry
 from grpclb.core.resolver import ResolverFactory
@@ -24,3 +27,22 @@ POLICIES: Registry[Policy] = Registry("load-balancing policy")
 for _policy in (ROUND_ROBIN, PICK_FIRST):
     POLICIES.register(_policy.name, _policy)
 del _policy
+
+
+def _with_children(module: str) -> Policy:
+    """A policy that looks for those of its children in the same table."""
+    make = importlib.import_module(f"grpclb.policies.{module}").make
+    policy: Policy = make(POLICIES.get)
+    return policy
+
+
+# Imported when a config names them.
+for _name in (
+    "priority",
+    "weighted_target",
+    "xds_cluster_impl",
+    "xds_cluster_manager",
+    "xds_wrr_locality",
+):
+    POLICIES.register_lazy(f"{_name}_experimental", functools.partial(_with_children, _name))
+del _name
