@@ -70,15 +70,24 @@ class ControlLoop:
             self._members.add(member)
 
     def acquire(self) -> Lease:
-        """A lease on the running loop, which starts if this is the first."""
+        """A lease on the running loop, which starts if this is the first.
+
+        Raises RuntimeError or OSError where no thread or no descriptor is to be had; nothing has
+        happened then, and the next one may have more luck.
+        """
         with self._lock:
-            self._users += 1
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_run, args=(self._loop,), name="grpclb-control", daemon=True
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=_run, args=(loop,), name="grpclb-control", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            self._users += 1
             return Lease(self, self._loop)
 
     def _release(self, loop: asyncio.AbstractEventLoop, wait: bool) -> None:

@@ -56,6 +56,26 @@ def test_the_last_one_out_stops_the_thread_and_the_loop(control: ControlLoop) ->
     assert control.thread is None
 
 
+def test_a_thread_that_cannot_be_started_is_the_trouble_of_one_caller(
+    control: ControlLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            control.acquire()
+        assert control.thread is None
+    monkeypatch.setattr(threading.Thread, "start", start)
+    lease = control.acquire()
+    thread = thread_of(lease.loop)
+    lease.release()
+    assert not thread.is_alive(), "the ones that failed are not counted"
+
+
 def test_it_starts_again(control: ControlLoop) -> None:
     one = control.acquire()
     first = thread_of(one.loop)
