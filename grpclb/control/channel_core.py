@@ -17,7 +17,7 @@ from typing import Any
 from grpc import StatusCode
 
 from grpclb.control.channel_spec import ChannelSpec
-from grpclb.control.clock import LoopClock
+from grpclb.control.clock import GuardedClock, LoopClock
 from grpclb.control.picker_slot import PickerSlot
 from grpclb.control.reporter import Reporter
 from grpclb.control.resolution import Resolution
@@ -47,7 +47,7 @@ class _Helper:
 
     def __init__(self, core: ChannelCore) -> None:
         self._core = core
-        self.clock = core.clock
+        self.clock = GuardedClock(core.loop, core.timer_raised)
         self.random = core.random
 
     def create_subchannel(
@@ -81,7 +81,7 @@ class ChannelCore:
         self.closed = False
         self._resolved = False
         self._selector: ConfigSelector | None = None
-        self._loop = loop
+        self.loop = loop
         self._reporter = Reporter(_LOG, str(spec.target), self.clock)
         options = spec.options
         self.pool = SubchannelPool(
@@ -115,7 +115,7 @@ class ChannelCore:
         self._first_answer_timer = self.clock.call_later(timeout, self._no_answer_yet)
         self._idle_since = self.clock.now()
         self._arm_idle_timer()
-        self.resolution.start(self._loop)
+        self.resolution.start(self.loop)
 
     def _no_answer_yet(self) -> None:
         self._first_answer_timer = None
@@ -219,6 +219,11 @@ class ChannelCore:
             status = Status(StatusCode.INTERNAL, f"{self.spec.target}: {text}")
             self.publish(TRANSIENT_FAILURE, FixedPicker(Fail(status)))
 
+    def timer_raised(self, error: Exception) -> None:
+        """A mistake in a policy's timer: what it published stays."""
+        text = f"the policy {self.policy_name!r} raised in a timer: {type(error).__name__}: {error}"
+        self._reporter.report("policy timer", text, trace=True)
+
     def publish(self, state: ConnectivityState, picker: Picker) -> None:
         """The policy's (or our own) picker, for everybody to see."""
         if self.closed:
@@ -233,7 +238,7 @@ class ChannelCore:
 
     def explain(self, status: Status) -> str:
         """A failed pick's details with what the resolver last said. Any thread."""
-        seen = self.resolution.describe(self._loop.time())
+        seen = self.resolution.describe(self.loop.time())
         return f"{status.details}; {seen}" if seen else status.details
 
     def snapshot(self) -> dict[str, Any]:

@@ -120,6 +120,32 @@ async def test_a_policy_s_late_voice_is_not_heard(scripted: ScriptedPolicy) -> N
     assert (len(channel.transports), channel.resolver.hints, heard) == (1, 0, [])
 
 
+@pytest.mark.expect_log("raised in a timer")
+@virtual
+async def test_a_policy_that_raises_in_a_timer_keeps_what_it_published(
+    scripted: ScriptedPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await Channel(service_config=SCRIPTED).started()
+    channel.update(A)
+    scripted.publish(READY)
+    ran: list[int] = []
+
+    def mistake() -> None:
+        ran.append(1)
+        raise ZeroDivisionError("a mistake in a timer")
+
+    clock = scripted.helpers[-1].clock
+    for delay in (0, 0.1, 0.2):
+        clock.call_later(delay, mistake)
+    clock.call_later(0.1, mistake).cancel()
+    await asyncio.sleep(1)
+    assert len(ran) == 3
+    assert channel.picks() == {A}
+    assert [r.name for r in caplog.records] == ["grpclb.channel"], "one line a minute, and ours"
+    assert caplog.records[0].exc_info is not None
+    assert "ZeroDivisionError: a mistake in a timer" in caplog.messages[0]
+
+
 @virtual
 async def test_two_policies_share_a_connection_while_one_replaces_the_other(
     scripted: ScriptedPolicy, register: Callable[[ScriptedPolicy], ScriptedPolicy]
