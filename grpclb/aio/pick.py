@@ -12,6 +12,7 @@ from grpclb.aio.errors import CHANNEL_CLOSED
 from grpclb.aio.subchannel import AioTransport
 from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
+from grpclb.control.subchannel import unwrapped
 from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import SHUTDOWN
 from grpclb.core.status import Status
@@ -30,7 +31,12 @@ class DroppedStatus(Status):
 
 
 def transport_of(pick: Pick) -> AioTransport:
-    transport: AioTransport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    """Where a pick leads, through whatever a policy has wrapped around the subchannel."""
+    transport: AioTransport
+    try:
+        transport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    except AttributeError:
+        transport = unwrapped(pick.subchannel).connection.transport  # type: ignore[assignment]
     return transport
 
 
@@ -71,7 +77,7 @@ async def wait_for_pick(
             return failure
         engine.wake()
         timeout = None if deadline is None else deadline - monotonic()
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not timeout > 0:  # or not a number
             return deadline_exceeded(engine)
         await _wait(engine, published.generation, timeout, stale=result is None)
 

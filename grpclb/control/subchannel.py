@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from grpclb.core.address import Address
-from grpclb.core.balancer import SubchannelState
+from grpclb.core.balancer import Subchannel, SubchannelState
 from grpclb.core.clock import Clock, Timer
 from grpclb.core.connectivity import (
     CONNECTING,
@@ -30,6 +30,7 @@ _DRAIN_POLL = 0.25  # seconds between looks at a draining connection
 # counted on it yet: closing at once would cancel them.
 _SETTLE = 0.1
 _NEW = SubchannelState(IDLE)
+_MOST_WRAPPERS = 32
 
 
 class Transport(Protocol):
@@ -51,6 +52,22 @@ class Transport(Protocol):
     def inflight(self) -> int:
         """RPCs running on it. Any thread."""
         ...
+
+
+def unwrapped(subchannel: Subchannel) -> SubchannelHandle:
+    """The channel's own subchannel under a policy's wrappers (`core.balancer.Subchannel`).
+
+    Raises TypeError, naming the rule, for an object that is neither.
+    """
+    found: object = subchannel
+    for _ in range(_MOST_WRAPPERS):
+        if isinstance(found, SubchannelHandle):
+            return found
+        found = getattr(found, "wrapped", None)
+    raise TypeError(
+        f"a picker must pick what create_subchannel gave, or an object that has it as `wrapped`; "
+        f"got a {type(subchannel).__name__}"
+    )
 
 
 class Connection:

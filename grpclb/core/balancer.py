@@ -33,7 +33,12 @@ class SubchannelState:
 
 
 class Subchannel(Protocol):
-    """A connection to one address, owned by the channel, held by a policy until `release`."""
+    """A connection to one address, owned by the channel, held by a policy until `release`.
+
+    A policy may hand its child an object of its own in place of it (to watch its states, say). Such
+    a wrapper has the one it stands for as its attribute `wrapped`, so that the channel can send
+    what the child's picker picks; wrappers may wrap wrappers.
+    """
 
     @property
     def address(self) -> Address: ...

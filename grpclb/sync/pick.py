@@ -10,6 +10,7 @@ import grpc
 from grpclb.control.arguments import INVALID_METADATA, check_metadata, legal_metadata
 from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
+from grpclb.control.subchannel import unwrapped
 from grpclb.core.balancer import CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.connectivity import CONNECTING, IDLE, SHUTDOWN
 from grpclb.core.status import Status
@@ -23,7 +24,12 @@ _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
 
 
 def transport_of(pick: Pick) -> SyncTransport:
-    transport: SyncTransport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    """Where a pick leads, through whatever a policy has wrapped around the subchannel."""
+    transport: SyncTransport
+    try:
+        transport = pick.subchannel.connection.transport  # type: ignore[attr-defined]
+    except AttributeError:
+        transport = unwrapped(pick.subchannel).connection.transport  # type: ignore[assignment]
     return transport
 
 
@@ -114,8 +120,8 @@ def deadline_exceeded(engine: Engine) -> RpcFailure:
 
 
 def _wait(engine: Engine, generation: int, deadline: float | None, *, stale: bool) -> None:
-    timeout = None if deadline is None else deadline - monotonic()
-    if timeout is not None and timeout <= 0:
+    timeout = None if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
+    if timeout is not None and not timeout > 0:  # or not a number
         raise deadline_exceeded(engine)
     if stale:
         timeout = _STALE_WAIT if timeout is None else min(timeout, _STALE_WAIT)
