@@ -31,6 +31,7 @@ from grpclb.aio.errors import (
 )
 from grpclb.aio.pick import Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
+from grpclb.control.arguments import check_options
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
 from grpclb.control.selecting import select
@@ -105,6 +106,7 @@ class ClientCall(grpc.aio.Call):
             self._arguments = self._arguments._replace(
                 metadata=checked_metadata(self._arguments.metadata)
             )
+            check_options(self._arguments.credentials, self._arguments.compression)
             self._find()
 
     def _find(self) -> None:

@@ -16,15 +16,21 @@ from grpclb.aio.call import (
     arguments_of,
 )
 from grpclb.aio.engine import Engine
-from grpclb.aio.errors import (
-    checked_metadata,
-)
+from grpclb.aio.errors import EndedCall, checked_metadata
 from grpclb.aio.first_attempt import RetriedUnaryUnaryCall
 from grpclb.aio.replay import RetriedRequests
 from grpclb.aio.retried_call import RetriedCall, RetriedUnaryResponse
 from grpclb.aio.retried_streams import RetriedResponses
+from grpclb.control.arguments import (
+    INVALID_METADATA,
+    check_message,
+    check_metadata,
+    check_options,
+    legal_metadata,
+)
 from grpclb.control.method import MethodHandle
 from grpclb.core.service_config import ServiceConfig
+from grpclb.core.status import Status
 
 
 class RetriedUnaryStreamCall(RetriedResponses, UnaryStreamCall):
@@ -69,19 +75,31 @@ def start_retried(
     """Begin an RPC that has a policy (or is counted by a throttle)."""
     method_config = method.config(config, arguments.selection)
     call_type = _CALLS[method.kind]
-    call = call_type(engine, method, arguments)
     request, timeout, metadata, credentials, wait_for_ready, compression, selected = arguments
-    if not call_type._streams_requests and method.serializer is not None:
-        request = method.serializer(request)
+    # Now: an attempt that finds the mistake later has nobody to tell (and grpc.aio, no status).
+    check_options(credentials, compression)
+    if not call_type._streams_requests:
+        if method.serializer is not None:
+            request = method.serializer(request)
+        check_message(request)
     metadata = checked_metadata(metadata)
+    check_metadata(metadata)
     arguments = arguments_of(
         (request, timeout, metadata, credentials, wait_for_ready, compression, selected)
     )
+    call = call_type(engine, method, arguments)
     call._method = method.with_bytes()
-    if isinstance(call, RetriedUnaryUnaryCall):
-        call.begin(config, arguments)
+    if not legal_metadata(metadata):
+        call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA)))
         return call
-    machine = engine.retries.machine(config, method_config, call.deadline)
-    call.use(machine, arguments, hedged=method_config.hedging is not None)
-    call.start()
+    try:
+        if isinstance(call, RetriedUnaryUnaryCall):
+            call.begin(config, arguments)
+        else:
+            machine = engine.retries.machine(config, method_config, call.deadline)
+            call.use(machine, arguments, hedged=method_config.hedging is not None)
+            call.start()
+    except BaseException:  # a traceback may keep the call for long, and it is none
+        engine.calls.pop(id(call), None)
+        raise
     return call

@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from grpc import CallCredentials, Compression
+
 INVALID_METADATA = "Invalid metadata"  # the details that grpcio gives an RPC of such metadata
+_COMPRESSIONS = frozenset(Compression)
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[ -~]*")
 
@@ -45,6 +48,21 @@ def legal_metadata(metadata: Any) -> bool:
 def _pairs(metadata: Any) -> Any:
     """What can be looked at without using it up."""
     return () if metadata is None or isinstance(metadata, Iterator) else metadata
+
+
+def check_options(credentials: Any, compression: Any) -> None:
+    """Raise AttributeError or KeyError for what is neither credentials nor a compression."""
+    if credentials is not None and not isinstance(credentials, CallCredentials):
+        raise AttributeError(
+            f"{type(credentials).__name__!r} object has no attribute '_credentials'"
+        )
+    if compression and compression not in _COMPRESSIONS:
+        raise KeyError(compression)
+
+
+def kept(metadata: Any) -> Any:
+    """The metadata in a form that can be sent more than once."""
+    return tuple(metadata) if isinstance(metadata, Iterator) else metadata
 
 
 def check_message(message: Any) -> None:

@@ -94,6 +94,11 @@ def send_first(
     return True, result
 
 
+def _wait_until(at: float) -> float:
+    """Seconds from now, as `wait` takes them; an early wake does no harm."""
+    return min(max(0.0, at - monotonic()), threading.TIMEOUT_MAX)
+
+
 class BlockingRetries:
     """A unary-response RPC that is retried, in the thread of its caller."""
 
@@ -150,7 +155,7 @@ class BlockingRetries:
                         return self._returned(result)
                     self._ends[attempt.serial] = result
                 case Wake(at):
-                    if self._engine.closing.wait(max(0.0, at - monotonic())):
+                    if self._engine.closing.wait(_wait_until(at)):
                         closed = Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
                         raise self._raised(RpcFailure(closed))
                     actions = self._machine.on_wake(monotonic())

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from grpclb.control.arguments import INVALID_METADATA, check_message, check_metadata, legal_metadata
+from grpclb.control.arguments import (
+    INVALID_METADATA,
+    check_message,
+    check_metadata,
+    check_options,
+    kept,
+    legal_metadata,
+)
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
@@ -100,7 +107,9 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
                 self._send(result)
                 return
         self._queued_at = monotonic()
+        self._arguments = self._arguments._replace(metadata=kept(self._arguments.metadata))
         check_metadata(self._arguments.metadata)
+        check_options(self._arguments.credentials, self._arguments.compression)
         self._serialize_now()
         if not legal_metadata(self._arguments.metadata):
             status = Status(grpc.StatusCode.INTERNAL, INVALID_METADATA)
@@ -290,6 +299,8 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         inner = self._inner
         if inner is not None:
             return inner
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
         with self._arrival:
             if not self._arrival.wait_for(lambda: self._inner is not None, timeout):
                 raise grpc.FutureTimeoutError

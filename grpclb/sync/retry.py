@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from grpclb.control.arguments import check_metadata
+from grpclb.control.arguments import check_metadata, check_options, kept
 from grpclb.control.method import (
     STREAM_STREAM,
     UNARY_STREAM,
@@ -94,7 +94,9 @@ def _replayable(
     on_overflow: Callable[[int], None],
 ) -> CallArguments:
     """The arguments with requests that can be sent several times, byte-equal."""
+    arguments = arguments._replace(metadata=kept(arguments.metadata))
     check_metadata(arguments.metadata)
+    check_options(arguments.credentials, arguments.compression)
     request = arguments.request
     if type(request) is Requests:
         limit = engine.spec.options.replay_limit
