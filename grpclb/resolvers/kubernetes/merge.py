@@ -17,6 +17,7 @@ from grpclb.resolvers.kubernetes.slices import Backend, Condition, Port, Slice
 
 FAMILIES = ("ipv4", "ipv6")
 _MOST_REMARKS = 16
+_TICK = 1e-3  # a loop's timer may be early by its clock's resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class Hold:
                 if address in merged.mentioned:
                     continue
                 began = self._since.get(address, now)
-                if now - began < self._seconds:
+                if now < began + self._seconds - _TICK:
                     since[address] = began
                     result[identity] = _with(result.get(identity), address, old.attributes)
         self._since, self._last = since, result

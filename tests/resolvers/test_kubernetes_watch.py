@@ -1,0 +1,537 @@
+"""The resolver against an API server that fails in every way (FIGURES F28-F33), on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from grpclb.resolvers.kubernetes.api import Timeouts
+from tests.support.kubernetes_api import Fault, Request, endpoint_object, slice_object
+from tests.support.kubernetes_scene import Scene, play
+
+A, B, C, D = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"
+
+
+def seconds() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# ---- faults of a watch that ran well (F28)
+
+
+def gone_by_status(scene: Scene) -> None:
+    scene.api.gone_by_status = True
+    scene.api.compact()
+    scene.api.elsewhere()
+    scene.api.compact()
+    scene.api.break_watches("end")
+
+
+def rotated(scene: Scene) -> None:
+    """The server takes a new token only, which the kubelet has just written."""
+    scene.api.tokens = {"new"}
+    scene.token = "new"
+    scene.api.break_watches("cut")
+
+
+def rotated_late(scene: Scene) -> None:
+    rotated(scene)
+    scene.token = "token"
+    asyncio.get_running_loop().call_later(0.5, setattr, scene, "token", "new")
+
+
+def answers(*faults: Fault) -> Callable[[Scene], None]:
+    def act(scene: Scene) -> None:
+        scene.api.fail_next("any", *faults)
+        scene.api.break_watches("cut")
+
+    return act
+
+
+FAULTS: dict[str, Callable[[Scene], None]] = {
+    **{
+        how: lambda scene, how=how: scene.api.break_watches(how)  # type: ignore[misc]
+        for how in ("end", "cut", "half", "junk", "410", "500", "504")
+    },
+    "410 as HTTP status": gone_by_status,
+    "500 as HTTP status": answers(Fault(500)),
+    "html in place of the API": answers(Fault(200, body=b"<html>sign in</html>")),
+    "cut before the answer": answers(Fault(cut=True), Fault(cut=True)),
+    "429": answers(Fault(429, headers=(("Retry-After", "1"),))),
+    "401, the token was rotated": rotated,
+    "401, the token comes late": rotated_late,
+    "403 for a moment": answers(Fault(403)),
+    "every connection lost": lambda scene: scene.api.restart(),
+}
+
+
+@pytest.mark.parametrize("steady", [True, False], ids=["a good watch", "a new watch"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_after_each_fault_the_set_is_the_servers_within_2_s(fault: str, steady: bool) -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        scene.api.put(slice_object("api-2", "api", [C]))
+        await scene.until(lambda: scene.told and scene.now == {A, B, C}, 1)
+        await asyncio.sleep(60 if steady else 0.5)
+        before = len(scene.api.requests)
+        FAULTS[fault](scene)
+        # What happens while nobody watches.
+        scene.api.put(slice_object("api-1", "api", [B, D]))
+        scene.api.delete("api-2")
+        # Half a second more than F28's 2 s where the server asks for a second of quiet.
+        await scene.until(lambda: scene.now == {B, D}, 2.5)
+        await asyncio.sleep(1)
+        assert scene.now == {B, D}
+        assert {A, B, C} in scene.lists
+        assert len(scene.api.requests) - before <= 7
+
+    play(scene, script)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(500), Fault(503), Fault(403), Fault(cut=True), Fault(200, body=b"{}"), Fault(302)],
+    ids=str,
+)
+def test_a_fault_that_stays_costs_few_requests_and_no_endpoint(fault: Fault) -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        await scene.until(lambda: scene.told and scene.now == {A, B}, 1)
+        await asyncio.sleep(30)
+        before = len(scene.api.requests)
+        scene.api.fail_next("any", *[fault] * 100)
+        scene.api.break_watches("cut")
+        await asyncio.sleep(600)
+        assert 10 <= len(scene.api.requests) - before <= 30
+        assert scene.lists == [{A, B}]
+        scene.api.put(slice_object("api-1", "api", [B]))
+        scene.api.mend()
+        await scene.until(lambda: scene.now == {B}, 60)
+
+    play(scene, script)
+
+
+@pytest.mark.parametrize("how", ["410", "end", "cut", "junk", "half", "500"])
+def test_a_watch_that_breaks_at_once_each_time_costs_few_requests(how: str) -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        scene.api.break_at_once = how
+        await asyncio.sleep(600)
+        assert len(scene.api.requests) > 20
+        assert len(scene.api.requests) <= 70  # of which a list may be every second one
+        assert set(map(frozenset, scene.lists)) == {frozenset({A, B})}
+
+    play(scene, script)
+
+
+def test_a_server_that_is_away_for_ten_minutes_is_asked_30_times_at_most() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        await scene.until(lambda: scene.told and scene.now == {A, B}, 1)
+        await asyncio.sleep(60)
+        scene.api.up = False
+        scene.api.restart()
+        connects, cpu = scene.api.connects, time.thread_time()
+        await asyncio.sleep(600)
+        assert 15 <= scene.api.connects - connects <= 30
+        assert time.thread_time() - cpu < 0.25  # 0.05 on a quiet machine
+        assert len(scene.told) == 2
+        assert "Connection refused" in scene.errors[0]
+        scene.api.put(slice_object("api-1", "api", [C]))
+        scene.api.up = True
+        await scene.until(lambda: scene.now == {C}, 55)
+
+    play(scene, script)
+
+
+def test_retry_after_is_obeyed() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.fail_next("list", Fault(429, headers=(("Retry-After", "20"),)))
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told and scene.now == {A}, 21)
+        first, second = (r.at for r in scene.api.requests if r.verb == "list")
+        assert second - first >= 20
+
+    play(scene, script)
+
+
+def test_a_rotated_token_is_read_for_every_connection() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told and scene.now == {A}, 1)
+        scene.token = "second"
+        scene.api.tokens.add("second")
+        await asyncio.sleep(400)  # longer than any watch
+        used = [r.headers["authorization"] for r in scene.api.requests]
+        assert used[0] == "Bearer token"
+        assert used[-1] == "Bearer second"
+        assert scene.credentials.rejections == 0
+
+    play(scene, script)
+
+
+# ---- silence (F29)
+
+
+def test_a_silent_watch_ends_30_s_after_its_time_and_not_before() -> None:
+    scene = Scene(timeouts=Timeouts(watch=(240, 240)))
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        scene.api.fail_next("watch", Fault(silent=True))
+        await scene.until(lambda: scene.api.count("watch") == 1, 1)
+        began = seconds()
+        await scene.until(lambda: scene.api.count("watch") == 2, 300)
+        # Headers must come sooner than events.
+        assert 29 <= seconds() - began <= 31
+
+    play(scene, script)
+
+
+def test_a_watch_that_goes_silent_after_it_began() -> None:
+    scene = Scene(timeouts=Timeouts(watch=(2, 2), grace=1.0))
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.api.watching == 1, 1)
+        scene.api.stuck = True
+        began = seconds()
+        await scene.until(lambda: scene.api.count("watch") == 2, 10)
+        assert 3.0 <= seconds() - began <= 3.5
+        scene.api.stuck = False
+
+    play(scene, script)
+
+
+def test_a_watch_lasts_as_long_as_it_was_asked_to_and_goes_on_at_once() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await asyncio.sleep(3600)
+        watches = [r for r in scene.api.requests if r.verb == "watch"]
+        asked = [int(r.query["timeoutSeconds"]) for r in watches]
+        assert all(240 <= s <= 360 for s in asked)
+        assert len(set(asked)) > 3  # clients that started together drift apart
+        for request, following, wanted in zip(watches, watches[1:], asked, strict=False):
+            assert wanted <= following.at - request.at <= wanted + 0.1
+        assert scene.api.count("list") == 1
+        assert scene.lists == [{A}]
+
+    play(scene, script)
+
+
+def test_a_server_that_never_answers_is_reported_within_seconds() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.fail_next("any", Fault(silent=True))
+        await scene.until(lambda: scene.told, 4.5)
+        assert scene.now == "kubernetes:///api.shop: no answer from the API server in 4 s"
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.now == {A}, 40)
+
+    play(scene, script)
+
+
+# ---- versions and pages (F31)
+
+
+def test_a_bookmark_is_where_the_next_watch_begins() -> None:
+    scene = Scene()
+    scene.api.bookmark_at_end = False
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.api.watching == 1, 1)
+        scene.api.elsewhere(49)
+        assert scene.api.version == 150
+        scene.api.bookmark()
+        await asyncio.sleep(1)
+        scene.api.compact()
+        scene.api.break_watches("cut")
+        await scene.until(lambda: scene.api.count("watch") == 2, 2)
+        assert scene.api.requests[-1].query["resourceVersion"] == "150"
+        assert scene.api.count("list") == 1
+
+    play(scene, script)
+
+
+def test_the_list_comes_in_pages() -> None:
+    scene = Scene()
+
+    for number in range(250):
+        scene.api.put(slice_object(f"api-{number:03}", "api", [f"10.1.{number}.1"]))
+
+    async def all_of_them() -> None:
+        await scene.until(lambda: scene.told, 5)
+        assert scene.now == {f"10.1.{number}.1" for number in range(250)}
+        assert len(scene.lists) == 1
+        lists = [r.query for r in scene.api.requests if r.verb == "list"]
+        assert [q["limit"] for q in lists] == ["100", "100", "100"]
+        assert ["continue" in q for q in lists] == [False, True, True]
+
+    play(scene, all_of_them)
+
+
+def test_pages_that_expire_are_read_anew_in_one() -> None:
+    scene = Scene()
+    for number in range(150):
+        scene.api.put(slice_object(f"api-{number:03}", "api", [f"10.1.{number}.1"]))
+
+    def change(request: Request) -> None:
+        if "continue" in request.query:
+            scene.api.compact()
+            scene.api.put(slice_object("api-000", "api", [A]))
+
+    scene.api.on_request = change
+
+    async def script() -> None:
+        await scene.until(lambda: scene.told, 2)
+        assert scene.now == {A, *(f"10.1.{number}.1" for number in range(1, 150))}
+        limits = [r.query.get("limit") for r in scene.api.requests if r.verb == "list"]
+        assert limits == ["100", "100", None]
+
+    play(scene, script)
+
+
+def test_requests_are_what_the_api_wants() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.api.watching, 1)
+        listed, watched = scene.api.requests
+        path = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
+        assert (listed.path, watched.path) == (path, path)
+        assert listed.query["labelSelector"] == "kubernetes.io/service-name=api"
+        assert watched.query["labelSelector"] == "kubernetes.io/service-name=api"
+        assert watched.query["allowWatchBookmarks"] == "true"
+        assert watched.query["resourceVersion"] == "101"
+        assert listed.headers["host"] == "10.96.0.1:443"
+        assert scene.api.connects == 1
+
+    play(scene, script)
+
+
+# ---- slices (F30)
+
+
+def test_one_of_three_slices_changes_and_250_endpoints_stay() -> None:
+    scene = Scene()
+
+    def fill(number: int, count: int, zone: str) -> None:
+        names = [endpoint_object(f"10.{number}.0.{i}", zone=zone) for i in range(count)]
+        scene.api.put(slice_object(f"api-{number}", "api", names))
+
+    for number, count in enumerate((100, 100, 50)):
+        fill(number, count, "a")
+
+    async def script() -> None:
+        await scene.until(lambda: scene.told, 1)
+        fill(1, 100, "b")
+        await scene.until(lambda: len(scene.told) == 2, 1)
+        assert [len(found) for found in scene.lists] == [250, 250]
+        zones = [e.attributes["zone"] for e in scene.told[-1].endpoints]  # type: ignore[union-attr]
+        assert zones.count("b") == 100
+        scene.api.delete("api-0")
+        await scene.until(lambda: len(scene.lists[-1]) == 150, 1)
+
+    play(scene, script)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize("order", ["out first", "in first", "deleted"])
+def test_an_endpoint_that_moves_between_slices_is_never_absent(order: str, gap: float) -> None:
+    scene = Scene()
+
+    def put(name: str, *ips: str) -> None:
+        scene.api.put(slice_object(name, "api", ips))
+
+    async def script() -> None:
+        put("api-1", A, B)
+        put("api-2", C)
+        await scene.until(lambda: scene.told and scene.now == {A, B, C}, 1)
+        await asyncio.sleep(1)
+        steps: list[Callable[[], None]] = [lambda: put("api-1", A), lambda: put("api-2", B, C)]
+        if order == "in first":
+            steps.reverse()
+        elif order == "deleted":
+            steps = [lambda: scene.api.delete("api-1"), lambda: put("api-2", A, B, C)]
+        for step in steps:
+            step()
+            await asyncio.sleep(gap)
+        await asyncio.sleep(2)
+        assert all(found == {A, B, C} for found in scene.lists)
+
+    play(scene, script)
+
+
+def test_an_endpoint_that_vanishes_is_gone_within_a_quarter_of_a_second() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        await scene.until(lambda: scene.told, 1)
+        scene.api.put(slice_object("api-1", "api", [A]))
+        assert 0.1 < await scene.until(lambda: scene.now == {A}, 1) < 0.25
+
+    play(scene, script)
+
+
+def test_an_endpoint_that_says_so_is_gone_at_once() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        await scene.until(lambda: scene.told, 1)
+        leaving = endpoint_object(B, ready=False, serving=True, terminating=True)
+        scene.api.put(slice_object("api-1", "api", [A, leaving]))
+        assert await scene.until(lambda: scene.now == {A}, 1) < 0.01
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await asyncio.sleep(1)
+        assert scene.lists == [{A, B}, {A}]
+
+    play(scene, script)
+
+
+def test_to_zero_and_back() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told, 1)
+        scene.api.put(slice_object("api-1", "api", []))
+        await scene.until(lambda: scene.now == set(), 1)
+        assert scene.told[-1].note == (
+            "kubernetes:///api.shop: Service 'api' in namespace 'shop' has no endpoints"
+        )
+        scene.api.put(slice_object("api-1", "api", [B]))
+        assert await scene.until(lambda: scene.now == {B}, 1) < 0.01
+
+    play(scene, script)
+
+
+# ---- what is told
+
+
+def test_nothing_is_told_twice() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told, 1)
+        for _ in range(5):
+            scene.api.put(slice_object("api-1", "api", [A]))
+            scene.api.bookmark()
+            scene.api.break_watches("cut")
+            await asyncio.sleep(10)
+        assert len(scene.told) == 1
+
+    play(scene, script)
+
+
+def test_news_that_comes_just_before_an_outage_is_not_lost() -> None:
+    """A channel joins the updates of 0.1 s, and would keep the failure only."""
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told, 1)
+        scene.api.put(slice_object("api-1", "api", [B]))
+        await asyncio.sleep(0.01)
+        scene.api.up = False
+        scene.api.restart()
+        began = seconds()
+        await scene.until(lambda: scene.errors, 2)
+        assert B in scene.lists[-1]
+        assert seconds() - began > 0.15
+
+    play(scene, script)
+
+
+def test_a_malformed_slice_takes_nothing_away(expect_log: Callable[[str], None]) -> None:
+    expect_log("addressType must be text")
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        scene.api.put(slice_object("api-2", "api", [B]))
+        await scene.until(lambda: scene.told, 1)
+        bad = slice_object("api-1", "api", [C])
+        del bad["addressType"]
+        scene.api.put(bad)
+        await asyncio.sleep(1)
+        assert scene.now == {A, B}
+        scene.api.break_watches("410")  # and in a list
+        await asyncio.sleep(1)
+        assert scene.api.count("list") == 2
+        assert scene.now == {A, B}
+
+    play(scene, script)
+
+
+@pytest.mark.expect_log("has no EndpointSlices")
+def test_a_large_line_is_taken_in_pieces() -> None:
+    scene = Scene()
+    ips = [f"10.{i >> 8}.{i & 255}.7" for i in range(1500)]
+    assert len(json.dumps(slice_object("api-1", "api", ips))) > 65_536
+
+    async def script() -> None:
+        await scene.until(lambda: scene.api.watching, 5)
+        scene.api.put(slice_object("api-1", "api", ips))
+        await scene.until(lambda: scene.told and scene.now == set(ips), 1)
+
+    scene.api.services.add(("shop", "api"))
+    play(scene, script)
+
+
+# ---- one watch for many
+
+
+def test_channels_to_one_service_share_a_watch() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: len(scene.told) == 50, 1)
+        assert (scene.api.count("list"), scene.api.watching) == (1, 1)
+        scene.api.put(slice_object("api-1", "api", [A, B]))
+        await scene.until(lambda: len(scene.told) == 100, 1)
+
+    play(scene, script, resolvers=50)
+
+
+def test_a_channel_that_comes_and_goes_leaves_the_watch_to_the_others() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.told, 1)
+        for _ in range(3):
+            told: list[object] = []
+            task = asyncio.create_task(
+                scene.resolver().run(lambda s, told=told: not told.append(s))
+            )
+            await scene.until(lambda told=told: told, 1)  # type: ignore[misc]
+            task.cancel()
+            await asyncio.wait([task])
+            assert (scene.api.watching, scene.api.count("list")) == (1, 1)
+
+    play(scene, script)  # which looks that the last one ends the watch
