@@ -272,6 +272,8 @@ class Resolution:
         return {
             "endpoints": [_endpoint(e) for e in endpoints],
             "note": "" if good is None else good.note,
+            # What the source has and the resolver cannot use, by the source's own names.
+            "skipped": {} if good is None else _plain(good.attributes.get("skipped", {})),
             "last_good_seconds_ago": None if good is None else round(now - self._good_at, 3),
             "last_error": None if self._error is None else str(self._error),
             "updates": self._updates,

@@ -221,6 +221,7 @@ async def test_the_snapshot_is_complete_and_json_ready() -> None:
                 {"addresses": [B], "attributes": {}},
             ],
             "note": "test:///api resolved 2 addresses",
+            "skipped": {},
             "last_good_seconds_ago": 0.5,
             "last_error": None,
             "updates": 1,
