@@ -1,0 +1,1 @@
+"""xDS without a sidecar: a management server's resources as frozen values, and how they come."""
