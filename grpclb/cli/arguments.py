@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grpclb.cli.credentials import Tls, read_tls, redacted
+import grpclb
+from grpclb.cli.credentials import Tls, read_tls
+from grpclb.cli.output import complain
 from grpclb.control.channel_spec import ChannelSpec, build_spec
 
 _TXT = "grpc.service_config_disable_resolution"
@@ -62,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> Request:
 
 
 def _refuse(command: str, reason: str) -> NoReturn:
-    print(redacted(f"grpclb {command}: {reason}"), file=sys.stderr)
+    complain(f"{command}: {reason}")
     raise SystemExit(2) from None
 
 
@@ -157,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"grpclb {grpclb.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("doctor", "resolve, connect to every backend, and explain what is wrong"),

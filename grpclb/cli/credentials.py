@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-
-# A password in a target: not a form that any resolver of ours takes, but one that people write.
-_PASSWORD = re.compile(r"(//[^/@\s:]*:)[^/@\s]+@")
-
-
-def redacted(text: str) -> str:
-    """`text` without passwords."""
-    return _PASSWORD.sub(r"\1***@", text)
 
 
 @dataclass(frozen=True, slots=True)

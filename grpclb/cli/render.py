@@ -143,15 +143,16 @@ def _count(number: int, noun: str) -> str:
 
 
 def resolve_text(
-    lookup: Lookup, asked: str, failure: Finding | None, paint: Paint
+    lookup: Lookup, asked: str, found: Sequence[Finding], paint: Paint
 ) -> Iterator[str]:
     """The addresses, one a line, and below them where they came from."""
-    if failure is not None:
+    if found:
         yield _fact("target", str(lookup.spec.target))
         if asked:
             yield _fact("asked", asked)
-        yield ""
-        yield from _finding(failure, paint)
+        for finding in found:
+            yield ""
+            yield from _finding(finding, paint)
         return
     for endpoint in lookup.snapshot["endpoints"]:
         yield endpoint_text(endpoint)

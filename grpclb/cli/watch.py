@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import grpclb
 from grpclb.cli.arguments import Request
 from grpclb.cli.changes import Event, Snapshot, changes
-from grpclb.cli.credentials import redacted
 from grpclb.cli.render import Paint
 
 _PERIOD = 0.1  # seconds between two looks; a look costs a few microseconds per backend
@@ -78,9 +76,5 @@ def _line(event: Event, as_json: bool, paint: Paint) -> str:
         return json.dumps({"time": stamp, "event": event.kind, **event.data})
     stamp = now.astimezone().strftime("%H:%M:%S.%f")[:-3]
     colour = _COLOURS.get(event.kind)
-    return f"{stamp}  {paint(event.text, colour) if colour else event.text}"
-
-
-def say(line: str) -> None:
-    """One line on standard output, at once."""
-    print(redacted(line), file=sys.stdout, flush=True)
+    text = event.text.replace("\n", "\\n")
+    return f"{stamp}  {paint(text, colour) if colour else text}"

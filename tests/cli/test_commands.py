@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import re
@@ -19,10 +20,13 @@ import pytest
 import grpclb
 from grpclb.cli import main
 from grpclb.control.registries import RESOLVERS
+from grpclb.resolvers.kubernetes.build import build
+from grpclb.resolvers.kubernetes.credentials import Access
 from grpclb.testing import ManualResolver
 from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, write_pair
 from tests.support.dns_server import DnsServer
+from tests.support.kubernetes_api import TlsServer, endpoint_object, slice_object
 from tests.support.tls import Authority
 
 pytestmark = [
@@ -31,6 +35,17 @@ pytestmark = [
     pytest.mark.expect_log(".*"),  # channels tell of what they are shown here
 ]
 ECHO = ("--method", "/test.Patient/Echo")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TlsServer]:
+    """The API server of all targets with the scheme kubernetes:"""
+    monkeypatch.setattr(RESOLVERS, "_table", RESOLVERS._table)
+    with TlsServer() as server:
+        files: dict[str, Any] = {**server.write_files(tmp_path)}
+        access = Access(**files)
+        grpclb.register_resolver("kubernetes", lambda target, context: build(target, access))
+        yield server
 
 
 @pytest.fixture
@@ -136,6 +151,23 @@ def test_the_json_of_a_report(shell: Shell, secure: str, ca: str) -> None:
     assert f"not for a.b. It is for: {NAME}." in finding["meaning"]
 
 
+def test_a_kubernetes_target(
+    shell: Shell, cluster: TlsServer, authority: Authority, ca: str
+) -> None:
+    """Pods from EndpointSlices, a certificate for the name that the Service has."""
+    with servers.grpc_server(authority.issue("api.shop.svc")) as address:
+        host, _, port = address.rpartition(":")
+        pod = endpoint_object(host, zone="a", pod="api-0")
+        ports = [("grpc", int(port))]
+        cluster.do(lambda api: api.put(slice_object("api-1", "api", [pod], ports=ports)))
+        found = shell("doctor", "kubernetes:///api.shop:grpc", "--ca", ca, "--health", "--json")
+    assert found.code == 0, found.out
+    (endpoint,) = found.json["resolution"]["endpoints"]
+    assert (endpoint["addresses"], endpoint["attributes"]["zone"]) == ([address], "a")
+    assert found.json["channel"]["state"] == "READY"
+    assert found.json["backends"][0]["health"]["status"] == "SERVING"
+
+
 def test_a_method_that_streams(shell: Shell, patient: str) -> None:
     words = ("doctor", patient, "--method", "test.Patient/Stream", "--data-hex", "aa", "--json")
     (backend,) = shell(*words).json["backends"]
@@ -185,6 +217,24 @@ def test_a_password_in_a_target_is_not_printed(shell: Shell, told: ManualResolve
     assert "hunter2" not in shell("resolve", "nosuch://user:hunter2@host/x").err
 
 
+def test_a_strangers_words_move_no_cursor(shell: Shell, told: ManualResolver) -> None:
+    told.fail(details="gone\033[2J\033]0;title\007\r\x9b2J\nsecond line")
+    for words in (["resolve"], ["doctor"], ["watch", "--seconds", "0.2"]):
+        found = shell(words[0], "told:///x", *words[1:]).out
+        assert "gone\\x1b[2J\\x1b]0;title\\x07" in found
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", found)
+
+
+def test_a_terminal_that_knows_ascii_only(
+    told: ManualResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.update([grpclb.Endpoint.of("10.0.0.7:1", zone="zürich")])
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["resolve", "told:///x"]) == 0
+    assert b"zone=z\\xfcrich\n" in raw.getvalue()
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -227,6 +277,27 @@ def test_a_broken_pipe_is_quiet(
     with servers.closed_port() as address:
         assert main([word.format(address) for word in words]) == code
     assert "BrokenPipe" not in capsys.readouterr().err
+
+
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("command", ["doctor", "resolve", "watch"])
+def test_output_that_cannot_be_written_is_told_in_one_line(
+    command: str, patient: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "stdout", _Full())
+    assert main([command, patient]) == 1
+    err = capsys.readouterr().err
+    assert "grpclb: the output cannot be written: No space left on device\n" in err
+    assert "No space left" not in err.replace("written: No space left", "")
+
+
+def test_no_output_at_all_is_fine(patient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["resolve", patient]) == 0
 
 
 # -- watch ---------------------------------------------------------------------------------------
