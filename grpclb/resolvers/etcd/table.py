@@ -110,6 +110,7 @@ class Table:
 
 
 def shown(key: bytes) -> str:
-    """A key for people."""
-    text = key.decode(errors="backslashreplace")
+    """A key for people and logs, on one line."""
+    text = key[: 4 * _LONGEST_KEY].decode(errors="backslashreplace")
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= _LONGEST_KEY else text[:_LONGEST_KEY] + "..."
