@@ -25,7 +25,7 @@ def build(
     Without `settings` and `client` the endpoints are the target's or the environment's, and the
     environment says the rest.
     """
-    prefix = _prefix(target)
+    prefix = prefix_of(target)
     if client is not None:
         adapter = Adapter(client)
         return EtcdResolver(target.text, prefix, lambda: adapter, context.random, server_name)
@@ -42,7 +42,7 @@ def _client_maker(settings: EtcdSettings, random: Random) -> Callable[[], Source
     return lambda: EtcdClient(settings, random)
 
 
-def _prefix(target: Target) -> bytes:
+def prefix_of(target: Target) -> bytes:
     """The keys of a service begin with its name and a slash, so `api` never sees `api2`."""
     service = target.endpoint.rstrip("/")
     if not service:
