@@ -12,7 +12,7 @@ from grpclb.resolvers.xds import messages as m
 from grpclb.resolvers.xds.common import fill_struct
 from grpclb.resolvers.xds.messages import message
 
-ADS = {"ads": {}}
+ADS: dict[str, Any] = {"ads": {}}
 ROUTER_FILTER = {"name": "router"}
 _LB = "envoy.extensions.load_balancing_policies"
 

@@ -42,7 +42,7 @@ class Draws(Random):
         self.values = list(values)
         self.asked: list[int] = []
 
-    def randrange(self, start: int, *_: object) -> int:  # type: ignore[override]
+    def randrange(self, start: int, *_: object) -> int:
         self.asked.append(start)
         return self.values.pop(0)
 
