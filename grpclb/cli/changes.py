@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +34,9 @@ def changes(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
 def _resolution(old: Snapshot, new: Snapshot) -> Iterator[Event]:
     before = {tuple(e["addresses"]): e for e in old.get("endpoints", ())}
     after = {tuple(e["addresses"]): e for e in new["endpoints"]}
-    if old.get("note", "") != new["note"]:
-        yield Event("resolved", new["note"], {"note": new["note"], "endpoints": len(after)})
+    if old.get("updates", 0) != new["updates"] and not new["last_error"]:
+        data = {"note": new["note"], "endpoints": len(after)}
+        yield Event("resolved", new["note"] or f"resolved {len(after)} endpoint(s)", data)
     for key in after:
         endpoint = after[key]
         if key not in before:
@@ -50,7 +52,8 @@ def _resolution(old: Snapshot, new: Snapshot) -> Iterator[Event]:
     config, was = new["service_config"], old.get("service_config", {})
     if config != was:
         data = {"service_config": config, "source": new["service_config_source"]}
-        yield Event("config", f"service config from the {data['source']}: {config}", data)
+        text = f"service config from the {data['source']}: {json.dumps(config)}"
+        yield Event("config", text, data)
 
 
 def _states(old: Any, new: Any) -> Iterator[Event]:

@@ -55,12 +55,16 @@ class Report:
 
 
 def findings_of(seen: Iterable[Seen]) -> tuple[Finding, ...]:
-    """Explained, and those that say the same of several backends joined."""
-    found: dict[tuple[Explanation, str], Finding] = {}
+    """Explained, and those that say the same of several backends joined.
+
+    Times differ between backends; the first one's stand in the text.
+    """
+    found: dict[tuple[object, ...], Finding] = {}
     for item in seen:
         explanation = explain(item)
         where, saw = item.address or item.target, item.status or said(item)
-        key = (explanation, saw)
+        names = item.certificate and item.certificate.names
+        key = (explanation.id, saw, names, item.method, item.service)
         before = found.get(key)
         if before is None:
             found[key] = Finding(explanation, (where,), saw)

@@ -7,6 +7,7 @@ things; this tells them apart. Nothing is verified here, and nothing secret is s
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from grpclb.core.address import Address
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _SETTINGS = 4
 _MOMENT = 0.5  # seconds that a server has for its first words after the handshake
+_SNI = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which `ssl` has no name for
 
 
@@ -34,16 +36,18 @@ class Look:
 async def look(address: Address, server_name: str, tls: Tls | None, timeout: float) -> Look:
     """Look at `address` for at most `timeout` seconds. Raises nothing."""
     moment = min(_MOMENT, timeout / 4)
+    # A list of addresses or a path is no name that a handshake could carry.
+    name = server_name if _SNI.fullmatch(server_name) else None
     try:
         async with asyncio.timeout(timeout):
-            with_tls = await _try_tls(address, server_name, tls, moment)
+            with_tls = await _try_tls(address, name, tls, moment)
             return with_tls or await _try_plaintext(address, moment)
     except TimeoutError:
         return Look(Wire.SILENT)
 
 
 async def _try_tls(
-    address: Address, server_name: str, tls: Tls | None, moment: float
+    address: Address, server_name: str | None, tls: Tls | None, moment: float
 ) -> Look | None:
     """None if it is something else than TLS that can be connected to."""
     try:
@@ -83,7 +87,7 @@ async def _speaks(reader: asyncio.StreamReader, moment: float) -> bool:
 
 
 async def _certificate(
-    address: Address, server_name: str, der: bytes, moment: float
+    address: Address, server_name: str | None, der: bytes, moment: float
 ) -> Certificate:
     """The names in a certificate that may be anybody's.
 

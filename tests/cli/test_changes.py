@@ -13,6 +13,7 @@ def snapshot(
     *,
     state: str = "READY",
     note: str = "",
+    updates: int = 0,
     error: str | None = None,
     config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def snapshot(
         "resolver": {
             "endpoints": [{"addresses": [a], "attributes": b} for a, b in endpoints.items()],
             "note": note,
+            "updates": updates,
             "last_error": error,
             "service_config": config or {},
             "service_config_source": "resolver" if config else "default",
@@ -39,12 +41,14 @@ EMPTY = snapshot({})
 
 
 def test_nothing_changed() -> None:
-    full = snapshot({"a": {}}, {"a": ("READY", None)}, note="n", error="e", config={"x": 1})
+    full = snapshot({"a": {}}, {"a": ("READY", None)}, updates=1, error="e", config={"x": 1})
     assert texts(full, full) == []
 
 
 def test_the_first_look_tells_all() -> None:
-    assert texts(None, snapshot({"a": {"zone": "x"}}, {"a": ("READY", None)}, note="found")) == [
+    assert texts(
+        None, snapshot({"a": {"zone": "x"}}, {"a": ("READY", None)}, note="found", updates=1)
+    ) == [
         "found",
         "+ a zone=x",
         "a READY",
@@ -81,7 +85,13 @@ def test_errors_are_told_once_and_say_what_is_kept() -> None:
     assert texts(kept, kept) == []
 
 
+def test_each_look_up_is_told_and_a_failed_one_as_an_error() -> None:
+    assert texts(EMPTY, snapshot({}, updates=2, note="TTL 7 s")) == ["TTL 7 s"]
+    assert texts(EMPTY, snapshot({"a": {}}, updates=2)) == ["resolved 1 endpoint(s)", "+ a"]
+    assert texts(EMPTY, snapshot({}, updates=2, error="gone")) == ["! gone"]
+
+
 def test_a_new_service_config() -> None:
     assert texts(EMPTY, snapshot({}, config={"x": 1})) == [
-        "service config from the resolver: {'x': 1}"
+        'service config from the resolver: {"x": 1}'
     ]

@@ -137,6 +137,15 @@ def test_a_target_of_many_backends_names_each_problem_once(shell: Shell, patient
     assert (found["channel"]["ready"], found["channel"]["backends"]) == (1, 3)
 
 
+def test_a_list_of_addresses_is_no_name_for_a_handshake(
+    shell: Shell, patient: str, secure: str
+) -> None:
+    found = shell("doctor", f"ipv4:{secure},{patient}", "--json").json
+    (finding,) = found["findings"]
+    assert (finding["id"], finding["where"]) == ("tls-expected", [secure])
+    assert NAME in finding["meaning"]
+
+
 def test_the_json_of_a_report(shell: Shell, secure: str, ca: str) -> None:
     found = shell("doctor", secure, "--ca", ca, "--server-name", "a.b", *ECHO, "--json").json
     assert found.keys() == {

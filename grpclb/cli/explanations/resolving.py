@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from grpclb.cli.rules import Rule, always, code, says
-from grpclb.cli.seen import Stage
+from grpclb.cli.rules import Rule, always, both, code, says
+from grpclb.cli.seen import Seen, Stage
 
 _RESOLVE = (Stage.RESOLVE,)
+
+
+def _by_dns(seen: Seen) -> bool:
+    return seen.scheme == "dns"
+
 
 RESOLVING: tuple[Rule, ...] = (
     Rule(
@@ -22,7 +27,7 @@ RESOLVING: tuple[Rule, ...] = (
     Rule(
         "dns-no-such-name",
         _RESOLVE,
-        says("NXDOMAIN"),
+        both(_by_dns, says("NXDOMAIN")),
         "The DNS server says that this name does not exist.",
         (
             "Check the spelling and the namespace: from another namespace it is service.namespace.",
@@ -35,7 +40,7 @@ RESOLVING: tuple[Rule, ...] = (
     Rule(
         "dns-no-address",
         _RESOLVE,
-        says("NODATA"),
+        both(_by_dns, says("NODATA")),
         "The name exists, but has no addresses.",
         (
             (
@@ -48,7 +53,7 @@ RESOLVING: tuple[Rule, ...] = (
     Rule(
         "dns-server-failed",
         _RESOLVE,
-        says("SERVFAIL", "REFUSED from", "FORMERR", "NOTIMP"),
+        both(_by_dns, says("SERVFAIL", "REFUSED from", "FORMERR", "NOTIMP")),
         "A DNS server answered, but with an error instead of the name.",
         (
             "Look at that server (in a cluster: the logs of CoreDNS, and its upstream).",
@@ -58,7 +63,7 @@ RESOLVING: tuple[Rule, ...] = (
     Rule(
         "dns-no-answer",
         _RESOLVE,
-        says("no answer from", "no answer in time"),
+        both(_by_dns, says("no answer from", "no answer in time")),
         "A DNS server did not answer.",
         (
             (
@@ -71,10 +76,7 @@ RESOLVING: tuple[Rule, ...] = (
     Rule(
         "dns-unreachable",
         _RESOLVE,
-        lambda seen: (
-            seen.scheme == "dns"
-            and says("refused", "unreachable", "no route", "reset by peer")(seen)
-        ),
+        both(_by_dns, says("refused", "unreachable", "no route", "reset by peer")),
         "The DNS server itself could not be reached.",
         ("Check the nameserver lines of /etc/resolv.conf (or the server in the target).",),
     ),
