@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -47,8 +48,13 @@ class Registrant:
     """Does what a Registrar asks for, on the running loop. `start` once, `close` as one likes."""
 
     def __init__(self, plan: Plan, metadata: Mapping[str, Any] | None) -> None:
+        """Raises ImportError, naming the extra, where protobuf is missing."""
+        # Here, as the import takes a while: not on the loop.
+        from grpclb.resolvers.etcd.client import EtcdClient
+
         self.plan = plan
         self._random = Random()
+        self._make_client = partial(EtcdClient, plan.settings, self._random)
         self._registrar = Registrar(plan.value(metadata), plan.ttl, self._random)
         self._state = RegistrationState.NEW
         self._pid = os.getpid()
@@ -75,16 +81,11 @@ class Registrant:
     # -- the loop --------------------------------------------------------------------------------
 
     async def start(self, timeout: float, *, keep_trying: bool) -> None:
-        """Register. Raises RegistrationError after `timeout` seconds, or `keep_trying` for ever.
-
-        Raises ImportError, naming the extra, where protobuf is missing.
-        """
-        from grpclb.resolvers.etcd.client import EtcdClient
-
+        """Register. Raises RegistrationError after `timeout` seconds, or `keep_trying` for ever."""
         if self._state is not RegistrationState.NEW:
             raise RuntimeError(f"{self}: a registration is entered once; make a new one")
         self._state = RegistrationState.REGISTERING
-        self._client = EtcdClient(self.plan.settings, self._random)
+        self._client = self._make_client()
         self._task = asyncio.create_task(self._run(self._client), name="grpclb-etcd-registration")
         if keep_trying:
             return
