@@ -510,7 +510,7 @@ async def _find(reference: Callable[[], ClientCall | None]) -> None:
         wait_for_ready = call._arguments.wait_for_ready
         del call
         try:
-            result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+            result = await wait_for_pick(engine, info, deadline, wait_for_ready, queued_at)
         except grpc.aio.UsageError:
             result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
         call = reference()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic
 
 import grpc
@@ -10,6 +11,7 @@ import grpc
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import CHANNEL_CLOSED
 from grpclb.aio.subchannel import AioTransport
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.control.subchannel import unwrapped
@@ -62,9 +64,17 @@ def pick_now(published: Published, info: PickInfo) -> PickResult | None:
 
 
 async def wait_for_pick(
-    engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
+    engine: Engine,
+    info: PickInfo,
+    deadline: float | None,
+    wait_for_ready: bool | None,
+    began: float,
+    records: Sequence[AttemptRecord] = (),
 ) -> Pick | Status | Unselected:
-    """A backend, once there is one; or the status with which the RPC ends without."""
+    """A backend, once there is one; or the status with which the RPC ends without.
+
+    `began` is when the RPC did, `records` are its attempts so far: for the error at the deadline.
+    """
     while True:
         published = engine.slot.current
         if published.selector is not None and info.attributes is NO_ATTRIBUTES:
@@ -78,7 +88,7 @@ async def wait_for_pick(
         engine.wake()
         timeout = None if deadline is None else deadline - monotonic()
         if timeout is not None and not timeout > 0:  # or not a number
-            return deadline_exceeded(engine)
+            return engine.out_of_time(began, records)
         await _wait(engine, published.generation, timeout, stale=result is None)
 
 
@@ -97,16 +107,6 @@ def failure_of(
         details = f"{cap} RPCs wait for a backend of {engine.spec.target} already"
         return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
     return None
-
-
-def deadline_exceeded(engine: Engine) -> Status:
-    """The deadline of an RPC that was still waiting."""
-    state = engine.slot.current.state.name
-    waiting = Status(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        f"Deadline Exceeded while waiting for a backend of {engine.spec.target} ({state})",
-    )
-    return Status(waiting.code, engine.explain(waiting))
 
 
 async def _wait(engine: Engine, generation: int, timeout: float | None, *, stale: bool) -> None:

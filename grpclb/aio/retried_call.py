@@ -186,7 +186,7 @@ class RetriedCall(ClientCall):
         """The pick itself was the end of an attempt."""
         one.inner = EndedCall(status)
         one.mark_ended()
-        self._records.append(one.record(status.code, status.details))
+        self._note(one, status.code, status.details)
         if status.code is grpc.StatusCode.CANCELLED:  # the channel is closed
             self._end_all(status)
             return
@@ -220,7 +220,7 @@ class RetriedCall(ClientCall):
         inner = one.inner
         code, details, _ = one.end
         if code is grpc.StatusCode.OK and not one.timed_out:
-            self._records.append(one.record(code, details))
+            self._note(one, code, details)
             if not self._final:
                 self._obey(self._machine.on_outcome(one.attempt, SUCCESS, monotonic()))
             return
@@ -242,10 +242,13 @@ class RetriedCall(ClientCall):
             self._inner = None  # another one follows, or Finish shows it again
         self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
 
+    def _note(self, one: Try, code: grpc.StatusCode, details: str) -> None:
+        self._records.append(one.record(self._tries[0].started, code, details))
+
     def _outcome_of(self, one: Try) -> Outcome:
         """What the machine and the caller are to know of an attempt that has ended."""
         code, details, trailing = one.end
-        self._records.append(one.record(code, details))
+        self._note(one, code, details)
         lost = never_left(code, details)
         if not lost and one.transport is not None:
             self._tried |= {one.transport.connection.address}
@@ -353,7 +356,7 @@ class RetriedCall(ClientCall):
     def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
         """For `attempts`."""
         running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
-        return (*self._records, *(t.record(None) for t in running))
+        return (*self._records, *(t.record(self._tries[0].started, None) for t in running))
 
     def __del__(self) -> None:
         for one in getattr(self, "_tries", {}).values():
@@ -412,8 +415,9 @@ async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
             return
         engine, info, deadline = call._engine, call._pick_info(), call._deadline
         wait_for_ready = call._arguments.wait_for_ready
+        began, records = call._tries[0].started, call._records
         del call
-        result = await wait_for_pick(engine, info, deadline, wait_for_ready)
+        result = await wait_for_pick(engine, info, deadline, wait_for_ready, began, records)
         call = reference()
         if call is None or one.cancelled or one.ended or call._final:
             return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from grpc import StatusCode
 
 _ATTRIBUTE = "_grpclb_attempts"
+_NOTABLE = 0.005  # seconds; shorter pauses are no backoff, and no resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +18,15 @@ class AttemptRecord:
     """One attempt of an RPC: where it went, how it ended, and how long it took.
 
     `backend` is the address, None if there was none to send it to. `code` is None while the
-    attempt runs. `seconds` are counted from the pick. `details` are those of the status.
+    attempt runs. `seconds` are counted from the pick. `details` are those of the status. `begun`
+    is how many seconds after the RPC itself it began.
     """
 
     backend: str | None
     code: StatusCode | None
     seconds: float
     details: str = ""
+    begun: float = 0.0
 
 
 def attach(call_or_error: Any, records: tuple[AttemptRecord, ...]) -> None:
@@ -42,8 +46,42 @@ def attempts(call_or_error: Any) -> tuple[AttemptRecord, ...]:
 
 
 def describe(records: Sequence[AttemptRecord]) -> str:
-    """``10.0.0.7:80 UNAVAILABLE (0.01 s), 10.0.0.8:80 UNAVAILABLE (0.02 s)``."""
-    return ", ".join(
-        f"{r.backend or 'no backend'} {r.code.name if r.code else 'running'} ({r.seconds:.2f} s)"
-        for r in records
-    )
+    """``10.0.0.7:80 UNAVAILABLE (0.01 s), 0.10 s of backoff, 10.0.0.8:80 OK (0.02 s)``."""
+    parts: list[str] = []
+    ended = inf
+    for record in records:
+        if record.begun - ended >= _NOTABLE:
+            parts.append(f"{_seconds(record.begun - ended)} of backoff")
+        ended = record.begun + record.seconds
+        code = record.code.name if record.code else "running"
+        parts.append(f"{record.backend or 'no backend'} {code} ({_seconds(record.seconds)})")
+    return ", ".join(parts)
+
+
+def out_of_time(
+    target: object,
+    state: str,
+    times: tuple[float, float | None, float],
+    records: Sequence[AttemptRecord] = (),
+) -> str:
+    """Where the time went of an RPC whose deadline passed while it waited for a backend.
+
+    `times` are when it began, when the name was resolved (None: not yet), and now.
+    """
+    began, resolved, now = times
+    ends = [began, *(began + record.begun + record.seconds for record in records)]
+    parts: list[str] = []
+    if resolved is None:
+        parts.append(f"resolution of {target} {_seconds(now - began)} ({state})")
+    elif resolved - began >= _NOTABLE:
+        parts.append(f"resolution {_seconds(resolved - began)}")
+    if records:
+        parts.append(f"attempts: {describe(records)}")
+    if resolved is not None:
+        waited = _seconds(max(0.0, now - max(*ends, resolved)))
+        parts.append(f"waiting for a backend of {target} {waited} ({state})")
+    return f"Deadline Exceeded after {_seconds(now - began)}: {', '.join(parts)}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from time import monotonic
 from typing import Any
 
 from grpc import StatusCode
@@ -79,6 +80,7 @@ class ChannelCore:
         self.state: ConnectivityState = IDLE
         self.subchannel_args: str | None = None
         self.closed = False
+        self.resolved_at: float | None = None  # first answer since the channel left IDLE
         self._resolved = False
         self._selector: ConfigSelector | None = None
         self.loop = loop
@@ -114,6 +116,7 @@ class ChannelCore:
         timeout = self.spec.options.knob("grpclb.resolve_timeout_ms") / 1000
         self._first_answer_timer = self.clock.call_later(timeout, self._no_answer_yet)
         self._idle_since = self.clock.now()
+        self.resolved_at = None
         self._arm_idle_timer()
         self.resolution.start(self.loop)
 
@@ -190,7 +193,9 @@ class ChannelCore:
         args = self.spec.subchannel_config(config)
         anew = args != self.subchannel_args
         self.subchannel_args = args
-        self._resolved = self._resolved or not isinstance(state.endpoints, Status)
+        if not isinstance(state.endpoints, Status):
+            self._resolved = True
+            self.resolved_at = self.resolved_at or monotonic()
         if not isinstance(state.endpoints, Status):
             self._selector = state.config_selector
         choice = config.lb or self.spec.default_policy

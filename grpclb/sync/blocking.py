@@ -109,6 +109,7 @@ class BlockingRetries:
         machine: CallAttempts,
         deadline: float | None,
         with_call: bool,
+        began: float,
     ) -> None:
         self.arguments: CallArguments
         self._engine = engine
@@ -116,6 +117,7 @@ class BlockingRetries:
         self._machine = machine
         self._deadline = deadline
         self._with_call = with_call
+        self._began = began
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
         self._ends: dict[int, Any] = {}  # by serial: the error
@@ -197,7 +199,7 @@ class BlockingRetries:
             dropped = isinstance(failure, DroppedFailure)
             if by_timeout:
                 failure = attempt_timed_out(attempt)
-            self._record(None, failure, started)
+            self._record(None, failure.code(), failure.details(), started)
             return Outcome(failure.code(), dropped=dropped, by_attempt_timeout=by_timeout), failure
         transport = transport_of(pick)
         arguments = self.arguments
@@ -227,9 +229,7 @@ class BlockingRetries:
         finally:
             transport.calls.pop()
         tell(pick, _OK)
-        address = transport.connection.address
-        seconds = monotonic() - started
-        self._records.append(AttemptRecord(str(address), grpc.StatusCode.OK, seconds))
+        self._record(transport.connection.address.target, grpc.StatusCode.OK, "", started)
         return Outcome(grpc.StatusCode.OK), result
 
     def _pick(self, attempt: Attempt, started: float) -> Pick:
@@ -241,7 +241,9 @@ class BlockingRetries:
             engine.closing.wait(_STALE_WAIT)  # the backend that was lost is being looked at
         elif type(pick := pick_now(engine, engine.slot.current, info)) is Pick:
             return pick
-        return wait_for_pick(engine, info, deadline, arguments.wait_for_ready)
+        return wait_for_pick(
+            engine, info, deadline, arguments.wait_for_ready, self._began, self._records
+        )
 
     def _failed(
         self, attempt: Attempt, pick: Pick, error: Any, started: float
@@ -262,7 +264,8 @@ class BlockingRetries:
         by_timeout = self._took_too_long(attempt, error, started)
         if by_timeout:
             error = attempt_timed_out(attempt)
-        self._record(str(transport.connection.address), error, started)
+        details = error.details() or ""
+        self._record(transport.connection.address.target, error.code(), details, started)
         outcome = Outcome(
             code,
             pushback=parse_pushback(trailing),
@@ -271,10 +274,11 @@ class BlockingRetries:
         )
         return outcome, error
 
-    def _record(self, backend: str | None, error: Any, started: float) -> None:
-        self._records.append(
-            AttemptRecord(backend, error.code(), monotonic() - started, error.details() or "")
-        )
+    def _record(
+        self, backend: str | None, code: grpc.StatusCode, details: str, started: float
+    ) -> None:
+        seconds, begun = monotonic() - started, started - self._began
+        self._records.append(AttemptRecord(backend, code, seconds, details, begun))
 
     def _took_too_long(self, attempt: Attempt, error: Any, started: float) -> bool:
         """Whether it is its own timeout that ended an attempt, not the server or the deadline."""

@@ -33,7 +33,7 @@ from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
-from grpclb.sync.pick import deadline_exceeded, failure_of, pick_now, transport_of
+from grpclb.sync.pick import failure_of, pick_now, transport_of
 from grpclb.sync.requests import Requests
 from grpclb.sync.subchannel import SyncTransport
 
@@ -190,6 +190,12 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             request = serialized(self._method, self._arguments.request)
             self._arguments = self._arguments._replace(request=request)
             self._method = self._method.with_bytes()
+
+    def _began(self) -> float:
+        """When the RPC did, on the monotonic clock; of one that has a deadline."""
+        if self._queued_at is not None:
+            return self._queued_at
+        return (self._deadline or monotonic()) - (self._arguments.timeout or 0.0)
 
     def _arm_deadline(self) -> None:
         loop = self._engine.works().lease.loop
@@ -475,7 +481,7 @@ def _look_again(reference: weakref.ref[ClientCall]) -> None:
 def _expire(reference: weakref.ref[ClientCall]) -> None:
     call = reference()
     if call is not None and call._inner is None:
-        call._settle_locally(deadline_exceeded(call._engine))
+        call._settle_locally(RpcFailure(call._engine.out_of_time(call._began())))
 
 
 def _ended(reference: weakref.ref[ClientCall], pick: Pick, transport: SyncTransport) -> None:

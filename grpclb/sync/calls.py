@@ -16,6 +16,7 @@ import grpc
 from grpclb.control.arguments import check_metadata
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
+from grpclb.control.picker_slot import Published
 from grpclb.control.selecting import select
 from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.config_selector import Selected, Selection
@@ -25,7 +26,6 @@ from grpclb.sync.call import CallArguments, ClientCall, info_of
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CLOSED, CLOSED_BESIDE, RpcFailure
 from grpclb.sync.pick import (
-    deadline_exceeded,
     pick_now,
     transport_of,
     wait_for_config,
@@ -36,6 +36,24 @@ from grpclb.sync.retry import beside, blocking
 
 _OK = CallOutcome(grpc.StatusCode.OK)
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+
+
+def _resolved(
+    engine: Engine, timeout: float | None, wait_for_ready: bool | None, began: float | None
+) -> tuple[Published, float | None, float]:
+    """The state once it is known which config counts, what is left of the time, and its start."""
+    now = monotonic()
+    published = wait_for_config(engine, timeout, wait_for_ready)
+    if timeout is not None:
+        timeout -= monotonic() - now
+    return published, timeout, now if began is None else began
+
+
+def _beginning(began: float | None, deadline: float | None, allowed: float | None) -> float:
+    """When an RPC began, for an error that tells."""
+    if began is not None:
+        return began
+    return monotonic() if deadline is None else deadline - (allowed or 0.0)
 
 
 class _MultiCallable:
@@ -55,14 +73,18 @@ class _MultiCallable:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
         selection: Selection | None = None,
+        began: float | None = None,
     ) -> Any:
-        """One unary-response RPC in this thread. `request` may be `Requests`."""
+        """One unary-response RPC in this thread. `request` may be `Requests`.
+
+        `began` is when the RPC did, if that was not just now; `timeout` is what is left of its.
+        """
         engine, method = self._engine, self._method
         slot = engine.slot
         slot.used = True
         published = slot.current
         if not published.resolved:
-            published = wait_for_config(engine, timeout, wait_for_ready)
+            published, timeout, began = _resolved(engine, timeout, wait_for_ready, began)
         if published.selector is not None and selection is None:
             return self._routed(
                 with_call, request, timeout, metadata, credentials, wait_for_ready, compression
@@ -74,16 +96,18 @@ class _MultiCallable:
                 arguments = CallArguments(
                     request, timeout, metadata, credentials, wait_for_ready, compression, selection
                 )
-                return blocking(engine, method, published.config, arguments, with_call)
+                return blocking(engine, method, published.config, arguments, with_call, began)
         if engine.closed:
             raise ValueError(CLOSED)
         deadline = None if timeout is None else monotonic() + timeout
+        allowed = timeout
         plain = not metadata and selection is None
         info = method.info if plain else info_of(method, metadata, selection)
         pick = pick_now(engine, published, info)
         while True:
             if type(pick) is not Pick:
-                pick = wait_for_pick(engine, info, deadline, wait_for_ready)
+                since = _beginning(began, deadline, allowed)
+                pick = wait_for_pick(engine, info, deadline, wait_for_ready, since)
                 timeout = None if deadline is None else deadline - monotonic()
             transport = transport_of(pick)
             call = transport.callable(method)
@@ -97,7 +121,8 @@ class _MultiCallable:
                 if not self._went_nowhere(pick, error):
                     raise
                 if deadline is not None and deadline <= monotonic():
-                    raise deadline_exceeded(engine) from None
+                    since = _beginning(began, deadline, allowed)
+                    raise RpcFailure(engine.out_of_time(since)) from None
                 pick = None
                 continue
             finally:
@@ -117,7 +142,8 @@ class _MultiCallable:
         compression: grpc.Compression | None,
     ) -> Any:
         """`_blocking` with what the config selector says (gRFC A31)."""
-        engine, deadline = self._engine, None if timeout is None else monotonic() + timeout
+        engine, began = self._engine, monotonic()
+        deadline = None if timeout is None else began + timeout
         check_metadata(metadata)
         info = info_of(self._method, metadata, None)
         chosen: Selection | Status | None = None
@@ -133,9 +159,8 @@ class _MultiCallable:
             chosen = Selection(Selected())
         left = None if deadline is None else deadline - monotonic()
         try:
-            return self._blocking(
-                with_call, request, left, metadata, credentials, wait_for_ready, compression, chosen
-            )
+            options = credentials, wait_for_ready, compression
+            return self._blocking(with_call, request, left, metadata, *options, chosen, began)
         finally:
             chosen.release()
 

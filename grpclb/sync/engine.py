@@ -6,11 +6,13 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 import grpc
 
+from grpclb.control.attempt_log import AttemptRecord, out_of_time
 from grpclb.control.channel_core import ChannelCore, call_threadsafe
 from grpclb.control.channel_spec import ChannelSpec
 from grpclb.control.loop import CONTROL, Lease, run_on
@@ -128,6 +130,15 @@ class Engine:
     def explain(self, status: Status) -> str:
         works = self._works
         return status.details if works is None else works.core.explain(status)
+
+    def out_of_time(self, began: float, records: Sequence[AttemptRecord] = ()) -> Status:
+        """The end of an RPC whose deadline passed while it waited for a backend."""
+        core, now = self.core, monotonic()
+        resolved = now if core is None else core.resolved_at
+        state = self.slot.current.state.name
+        text = out_of_time(self.spec.target, state, (began, resolved, now), records)
+        status = Status(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        return Status(status.code, self.explain(status))
 
     @property
     def core(self) -> ChannelCore | None:

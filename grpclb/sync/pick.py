@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from time import monotonic
 
 import grpc
 
 from grpclb.control.arguments import INVALID_METADATA, check_metadata, legal_metadata
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.control.failures import checked_answer, picker_raised, tell
 from grpclb.control.picker_slot import Published
 from grpclb.control.subchannel import unwrapped
@@ -55,9 +57,17 @@ def pick_now(engine: Engine, published: Published, info: PickInfo) -> PickResult
 
 
 def wait_for_pick(
-    engine: Engine, info: PickInfo, deadline: float | None, wait_for_ready: bool | None
+    engine: Engine,
+    info: PickInfo,
+    deadline: float | None,
+    wait_for_ready: bool | None,
+    began: float,
+    records: Sequence[AttemptRecord] = (),
 ) -> Pick:
-    """Block until there is a backend. Raises RpcFailure: no backend, deadline, or closed."""
+    """Block until there is a backend. Raises RpcFailure: no backend, deadline, or closed.
+
+    `began` is when the RPC did, `records` are its attempts so far: for the error at the deadline.
+    """
     check_metadata(info.metadata)
     if not legal_metadata(info.metadata):
         raise RpcFailure(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA))
@@ -70,7 +80,7 @@ def wait_for_pick(
         if failure is not None:
             raise failure
         engine.wake()
-        _wait(engine, published.generation, deadline, stale=result is None)
+        _wait(engine, published.generation, deadline, began, records, stale=result is None)
 
 
 def wait_for_config(
@@ -81,7 +91,8 @@ def wait_for_config(
     Raises RpcFailure at the deadline. The method config of an RPC comes from the resolver, if it
     has one (gRFC A21), so the RPC waits for it before anything else.
     """
-    deadline = None if timeout is None else monotonic() + timeout
+    began = monotonic()
+    deadline = None if timeout is None else began + timeout
     while True:
         published = engine.slot.current
         if published.resolved or engine.closed:
@@ -89,7 +100,7 @@ def wait_for_config(
         if published.state not in (IDLE, CONNECTING) and not wait_for_ready:
             return published
         engine.wake()
-        _wait(engine, published.generation, deadline, stale=False)
+        _wait(engine, published.generation, deadline, began, stale=False)
 
 
 def failure_of(
@@ -109,20 +120,18 @@ def failure_of(
     return None
 
 
-def deadline_exceeded(engine: Engine) -> RpcFailure:
-    """The deadline of an RPC that was still waiting."""
-    state = engine.slot.current.state.name
-    waiting = Status(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        f"Deadline Exceeded while waiting for a backend of {engine.spec.target} ({state})",
-    )
-    return RpcFailure(Status(waiting.code, engine.explain(waiting)))
-
-
-def _wait(engine: Engine, generation: int, deadline: float | None, *, stale: bool) -> None:
+def _wait(
+    engine: Engine,
+    generation: int,
+    deadline: float | None,
+    began: float,
+    records: Sequence[AttemptRecord] = (),
+    *,
+    stale: bool,
+) -> None:
     timeout = None if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
     if timeout is not None and not timeout > 0:  # or not a number
-        raise deadline_exceeded(engine)
+        raise RpcFailure(engine.out_of_time(began, records))
     if stale:
         timeout = _STALE_WAIT if timeout is None else min(timeout, _STALE_WAIT)
     event = threading.Event()

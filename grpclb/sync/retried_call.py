@@ -44,7 +44,7 @@ from grpclb.sync.errors import (
     DroppedFailure,
     RpcFailure,
 )
-from grpclb.sync.pick import deadline_exceeded, failure_of, pick_now, transport_of
+from grpclb.sync.pick import failure_of, pick_now, transport_of
 from grpclb.sync.replay import ReplayedRequests
 from grpclb.sync.subchannel import SyncTransport
 from grpclb.sync.tries import Try, attempt_timed_out, is_too_large, with_attempt_number
@@ -262,7 +262,7 @@ class RetriedCall(ClientCall):
     def _has_no_backend(self, one: Try, failure: RpcFailure) -> None:
         """Under the lock: the pick itself was the end of an attempt."""
         one.inner, one.ended = failure, True
-        self._records.append(one.record(failure.code(), failure.details()))
+        self._note(one, failure.code(), failure.details())
         dropped = isinstance(failure, DroppedFailure)
         outcome = Outcome(failure.code(), dropped=dropped, by_attempt_timeout=one.timed_out)
         if failure.code() is grpc.StatusCode.CANCELLED:  # the channel is closed
@@ -289,7 +289,8 @@ class RetriedCall(ClientCall):
         with self._arrival:
             if one.inner is not None or one.cancelled or one.ended or self._final:
                 return
-            self._has_no_backend(one, deadline_exceeded(self._engine))
+            status = self._engine.out_of_time(self._tries[0].started, self._records)
+            self._has_no_backend(one, RpcFailure(status))
         self._tell()
 
     def _try_is_over(self, one: Try) -> None:
@@ -320,11 +321,14 @@ class RetriedCall(ClientCall):
                 self._obey(actions)
         self._tell()
 
+    def _note(self, one: Try, code: grpc.StatusCode, details: str) -> None:
+        self._records.append(one.record(self._tries[0].started, code, details))
+
     def _outcome_of(self, one: Try) -> Outcome:
         """What the machine and the caller are to know of an attempt that has ended."""
         inner = one.inner
         code, details = inner.code(), inner.details() or ""
-        self._records.append(one.record(code, details))
+        self._note(one, code, details)
         lost = never_left(code, details)
         if not lost and one.transport is not None:
             self._tried |= {one.transport.connection.address}
@@ -423,7 +427,7 @@ class RetriedCall(ClientCall):
         """For `attempts`."""
         with self._arrival:
             running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
-            return (*self._records, *(t.record(None) for t in running))
+            return (*self._records, *(t.record(self._tries[0].started, None) for t in running))
 
     def __del__(self) -> None:
         self._engine.retried.pop(id(self), None)

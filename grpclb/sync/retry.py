@@ -38,8 +38,9 @@ def blocking(
     config: ServiceConfig,
     arguments: CallArguments,
     with_call: bool,
+    began: float | None,
 ) -> Any:
-    """A unary-response RPC for a caller who waits for it."""
+    """A unary-response RPC for a caller who waits for it, since `began` if not just now."""
     if engine.closed:
         raise ValueError(CLOSED)
     method_config = method.config(config, arguments.selection)
@@ -51,8 +52,8 @@ def blocking(
         response = call.result()
         return (response, call) if with_call else response
     engine.works()
-    timeout = arguments.timeout
-    deadline = None if timeout is None else monotonic() + timeout
+    timeout, now = arguments.timeout, monotonic()
+    deadline = None if timeout is None else now + timeout
     twin = method.with_bytes()
     failed: Failed | None = None
     if type(arguments.request) is not Requests:
@@ -64,7 +65,9 @@ def blocking(
                 return ended
             failed = ended
     machine = engine.retries.machine(config, method_config, deadline)
-    retries = BlockingRetries(engine, twin, machine, deadline, with_call)
+    retries = BlockingRetries(
+        engine, twin, machine, deadline, with_call, now if began is None else began
+    )
     if type(arguments.request) is Requests:
         arguments = _replayable(engine, method, arguments, retries.commit_to)
     retries.arguments = arguments

@@ -72,6 +72,9 @@ class Try:
         """Where it was sent."""
         return None if self.transport is None else str(self.transport.connection.address)
 
-    def record(self, code: grpc.StatusCode | None, details: str = "") -> AttemptRecord:
-        """What the caller may know of it. `code` is None while it runs."""
-        return AttemptRecord(self.backend, code, monotonic() - self.started, details)
+    def record(
+        self, began: float, code: grpc.StatusCode | None, details: str = ""
+    ) -> AttemptRecord:
+        """What the caller may know of it. `code` is None while it runs, `began` the RPC's start."""
+        seconds, begun = monotonic() - self.started, self.started - began
+        return AttemptRecord(self.backend, code, seconds, details, begun)
