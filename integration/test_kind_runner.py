@@ -93,7 +93,7 @@ def test_a_run_plays_the_scenario_and_reports_it_even_when_logs_break_off(
     ElementTree.parse(tmp_path / "out" / "report.svg")
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert markdown.count("✓") == len(report["claims"])
-    assert "first call on a new pod, after Ready | never | never | 0." in markdown
+    assert "from Ready to a new pod's first call | never | never | 0." in markdown
     for kind in ("Deployment", "Job"):
         manifest = (tools.cluster / f"{kind}.yaml").read_text()
         assert "image: registry.test/skew:1\n" in manifest

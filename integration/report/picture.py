@@ -141,7 +141,10 @@ def _timeline(recording: Recording, side: str, signs: Mapping[str, str]) -> Iter
         upper = [low + rate for low, rate in zip(base, level, strict=True)]
         if any(rates):
             color = _FAILED if name == "failed" else _color(recording.pods, name)
-            yield _area(xs, base, upper, top, color)
+            there = _where_any(
+                level
+            )  # a pod serves for a part of the time; no line before and after
+            yield _area(xs[there], base[there], upper[there], top, color)
         base = upper
     yield f'<path class="axis" d="M0 {_PLOT_HEIGHT}H{width}"/>'
     for event in recording.events:
@@ -153,6 +156,12 @@ def _timeline(recording: Recording, side: str, signs: Mapping[str, str]) -> Iter
     for second in range(0, int(end) + 1, step):
         anchor = "soft middle" if second else "soft"
         yield _text(width * second / end, _PLOT_HEIGHT + 16, f"{second} s", anchor)
+
+
+def _where_any(rates: Sequence[float]) -> slice:
+    """From the point before the first rate above zero to the one after the last."""
+    above = [index for index, rate in enumerate(rates) if rate]
+    return slice(max(0, above[0] - 1), above[-1] + 2)
 
 
 def _layers(recording: Recording, side: str, bins: int) -> dict[str, list[float]]:

@@ -100,7 +100,7 @@ class Node:
 
     _next: int = 10  # of the pods' addresses
 
-    def prepare(self, account: Mapping[str, bytes], domain: str) -> None:
+    def prepare(self, account: Mapping[str, str], domain: str) -> None:
         """Lay out the network and the files that are the same in all pods."""
         resolv_conf = Path(os.path.realpath("/etc/resolv.conf"))
         _run("mount", "-t", "tmpfs", "none", "/run")
@@ -114,7 +114,7 @@ class Node:
         _run("mount", "--bind", str(ours), str(resolv_conf))
         ACCOUNT.mkdir(parents=True)
         for name, content in account.items():
-            (ACCOUNT / name).write_bytes(content)
+            (ACCOUNT / name).write_text(content)
         # Pods see these addresses behind their default route: no interface of theirs has them.
         _ip(
             "link set lo up",
@@ -134,6 +134,7 @@ class Node:
             text=True,
             cwd=_ROOT,
             env=_pod_environment() | environment,
+            process_group=0,  # Ctrl-C in a terminal is for the runner alone
         )
         pod = Pod(name, host, process)
         assert process.stdin is not None

@@ -50,8 +50,8 @@ def markdown(sides: Sequence[Side], claims: Sequence[Claim], facts: Mapping[str,
     rows: list[tuple[str, list[str]]] = [
         ("calls by pod, of 3", [_counts(side.three) for side in sides]),
         ("calls by pod, of 6", [_counts(side.six) for side in sides]),
-        ("first call on a new pod, after Ready", [_seconds(side, side.to_call) for side in sides]),
-        ("every new pod had its share after", [_seconds(side, side.to_share) for side in sides]),
+        ("from Ready to a new pod's first call", [_each(side.to_call) for side in sides]),
+        ("from Ready to its share of the calls", [_each(side.to_share) for side in sides]),
         *(
             (f"failed calls: {text}", [f"{side.failed[phase]}" for side in sides])
             for phase, text in _PHASES.items()
@@ -154,6 +154,12 @@ def _counts(calls: Mapping[str, int]) -> str:
 def _seconds(side: Side, seconds: Mapping[str, float | None]) -> str:
     slowest = side.slowest(seconds)
     return "never" if slowest is None else f"{slowest:.1f} s"
+
+
+def _each(seconds: Mapping[str, float | None]) -> str:
+    if set(seconds.values()) == {None}:
+        return "never"
+    return " / ".join("never" if s is None else f"{s:.1f}" for s in seconds.values()) + " s"
 
 
 def _row(label: str, cells: Sequence[str]) -> str:
