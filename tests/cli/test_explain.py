@@ -35,7 +35,7 @@ def test_suspicion(addresses: list[str], verdict: str | None) -> None:
     [
         ("dns", "no answer from 10.96.0.10:53", "dns-no-answer"),
         ("kubernetes", "no answer from the API server in 5 s", "api-server-unreachable"),
-        ("etcd", "10.0.0.1:2379: Connection refused", "resolution-failed"),
+        ("etcd", "10.0.0.1:2379: Connection refused", "etcd-unreachable"),
         ("etcd", "etcdserver: permission denied", "forbidden"),
         ("dns", "10.96.0.10:53: Connection refused", "dns-unreachable"),
     ],

@@ -200,6 +200,16 @@ def _(ward: Ward) -> tuple[str, ...]:
     return (_cluster(ward, lambda api: api.fail_next("list", Fault(403))),)
 
 
+@case("no-credentials")
+def _(ward: Ward) -> tuple[str, ...]:
+    return (_cluster(ward, lambda api: None, token_file=f"{ward.folder}/no-token"),)
+
+
+@case("etcd-unreachable")
+def _(ward: Ward) -> tuple[str, ...]:
+    return (f"etcd://{ward.use(servers.closed_port())}/api",)
+
+
 @case("api-server-unreachable")
 def _(ward: Ward) -> tuple[str, ...]:
     nobody = f"https://{ward.use(servers.closed_port())}"

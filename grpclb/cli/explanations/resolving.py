@@ -12,6 +12,10 @@ def _by_dns(seen: Seen) -> bool:
     return seen.scheme == "dns"
 
 
+def _by_etcd(seen: Seen) -> bool:
+    return seen.scheme == "etcd"
+
+
 RESOLVING: tuple[Rule, ...] = (
     Rule(
         "service-config-unusable",
@@ -120,6 +124,16 @@ RESOLVING: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "no-credentials",
+        _RESOLVE,
+        says("no credentials for the API server"),
+        "This client found nothing with which to prove to the API server who it is.",
+        (
+            "In a pod: give it a serviceAccountName, and leave automountServiceAccountToken on.",
+            "Outside of a cluster: KUBECONFIG, or ~/.kube/config.",
+        ),
+    ),
+    Rule(
         "api-server-unreachable",
         _RESOLVE,
         says("cannot list endpointslices", "API server"),
@@ -128,6 +142,18 @@ RESOLVING: tuple[Rule, ...] = (
             (
                 "A NetworkPolicy must allow egress to it; `kubectl get --raw /readyz` says whether "
                 "it is well."
+            ),
+        ),
+    ),
+    Rule(
+        "etcd-unreachable",
+        _RESOLVE,
+        both(_by_etcd, says("failed to connect", "connection refused", "deadline exceeded")),
+        "No member of etcd was reached.",
+        (
+            (
+                "Check the addresses in the target (or GRPCLB_ETCD_ENDPOINTS), and whether etcd "
+                "wants TLS."
             ),
         ),
     ),
