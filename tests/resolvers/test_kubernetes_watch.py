@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ def seconds() -> float:
     return asyncio.get_running_loop().time()
 
 
-# ---- faults of a watch that ran well (F28)
+# ---- F28: faults
 
 
 def gone_by_status(scene: Scene) -> None:
@@ -186,7 +187,7 @@ def test_a_rotated_token_is_read_for_every_connection() -> None:
     play(scene, script)
 
 
-# ---- silence (F29)
+# ---- F29: silence
 
 
 def test_a_silent_watch_ends_30_s_after_its_time_and_not_before() -> None:
@@ -250,7 +251,7 @@ def test_a_server_that_never_answers_is_reported_within_seconds() -> None:
     play(scene, script)
 
 
-# ---- versions and pages (F31)
+# ---- F31: versions and pages
 
 
 def test_a_bookmark_is_where_the_next_watch_begins() -> None:
@@ -330,7 +331,7 @@ def test_requests_are_what_the_api_wants() -> None:
     play(scene, script)
 
 
-# ---- slices (F30)
+# ---- F30: slices
 
 
 def test_one_of_three_slices_changes_and_250_endpoints_stay() -> None:
@@ -524,12 +525,9 @@ def test_a_channel_that_comes_and_goes_leaves_the_watch_to_the_others() -> None:
     async def script() -> None:
         scene.api.put(slice_object("api-1", "api", [A]))
         await scene.until(lambda: scene.told, 1)
-        for _ in range(3):
-            told: list[object] = []
-            task = asyncio.create_task(
-                scene.resolver().run(lambda s, told=told: not told.append(s))
-            )
-            await scene.until(lambda told=told: told, 1)  # type: ignore[misc]
+        for number in range(1, 4):
+            task = asyncio.create_task(scene.resolver().run(scene.take))
+            await scene.until(functools.partial(scene.told_more_than, number), 1)
             task.cancel()
             await asyncio.wait([task])
             assert (scene.api.watching, scene.api.count("list")) == (1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -25,9 +26,10 @@ class StubCredentials:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self.rejections = 0
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # in memory nobody asks for it
 
     async def grant(self) -> Grant:
-        return Grant(Origin("10.96.0.1", 443), self._scene.token, "/token")
+        return Grant(Origin("10.96.0.1", 443, self._tls), self._scene.token, "/token")
 
     def reject(self) -> None:
         self.rejections += 1
@@ -69,6 +71,13 @@ class Scene:
         last = self.told[-1].endpoints
         return last.details if isinstance(last, Status) else addresses(last)
 
+    def take(self, state: ResolverState) -> bool:
+        self.told.append(state)
+        return True
+
+    def told_more_than(self, count: int) -> bool:
+        return len(self.told) > count
+
     def resolver(self) -> KubernetesResolver:
         return KubernetesResolver(self.plan)
 
@@ -80,7 +89,7 @@ class Scene:
             assert loop.time() - began < within, (
                 f"not within {within} s; last: {self.told[-1:]!s:.500}"
             )
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(max(0.001, (loop.time() - began) / 50))
         return loop.time() - began
 
 
@@ -88,11 +97,7 @@ def play(scene: Scene, script: Callable[[], Coroutine[Any, Any, None]], resolver
     """Run `script` beside the resolvers on virtual time; afterwards nothing is left."""
 
     async def main() -> None:
-        def update(state: ResolverState) -> bool:
-            scene.told.append(state)
-            return True
-
-        tasks = [asyncio.create_task(scene.resolver().run(update)) for _ in range(resolvers)]
+        tasks = [asyncio.create_task(scene.resolver().run(scene.take)) for _ in range(resolvers)]
         try:
             await script()
             assert not any(task.done() for task in tasks)
