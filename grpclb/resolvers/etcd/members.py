@@ -65,6 +65,7 @@ class Members:
         self._auth_at = float("-inf")
         self._auth_off = False  # etcd says that authentication is not enabled
         self._auth_lock = asyncio.Lock()
+        self.auth_pause = _AUTH_PAUSE
 
     @property
     def current(self) -> str:
@@ -183,7 +184,7 @@ class Members:
             if self._token_number != number:
                 return True  # another call has renewed it
             # A user without the permission is refused every time: no storm of Authenticate.
-            if asyncio.get_running_loop().time() - self._auth_at < _AUTH_PAUSE:
+            if asyncio.get_running_loop().time() - self._auth_at < self.auth_pause:
                 return False
             await self._authenticate(endpoint)
             return True
