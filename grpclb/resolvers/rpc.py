@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import queue
 import threading
@@ -107,10 +108,19 @@ class ControlChannel:
         return await (await LIFE.begin(start)).result()
 
     def stream(
-        self, method: str, *, metadata: Metadata = (), read_ahead: int = _READ_AHEAD
+        self,
+        method: str,
+        *,
+        metadata: Metadata = (),
+        read_ahead: int = _READ_AHEAD,
+        on_sent: Callable[[], object] | None = None,
     ) -> BidiStream:
-        """A stream in both directions, which begins when it is entered."""
-        return BidiStream(self, method, tuple(metadata), read_ahead)
+        """A stream in both directions, which begins when it is entered.
+
+        `on_sent` is called on the loop once per message, in their order, when the connection has
+        taken it: not before there is a connection.
+        """
+        return BidiStream(self, method, tuple(metadata), read_ahead, on_sent)
 
     async def close(self) -> None:
         """Cancel what is under way and give everything back. Harmless when repeated."""
@@ -257,8 +267,9 @@ class _Unary(_Call):
 class _Requests:
     """The iterator that grpcio's writing thread blocks on; no thread of ours does."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_sent: Callable[[], object] | None) -> None:
         self.items: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._on_sent = on_sent
         self._seen = False
 
     def __iter__(self) -> Self:
@@ -268,6 +279,8 @@ class _Requests:
         if not self._seen:
             self._seen = True
             LIFE.saw(threading.current_thread())
+        elif self._on_sent is not None:
+            self._on_sent()  # grpcio asks for the next one when C-core has sent the one before
         item = self.items.get()
         if item is None:
             raise StopIteration
@@ -283,11 +296,16 @@ class BidiStream(_Call):
     """
 
     def __init__(
-        self, channel: ControlChannel, method: str, metadata: Metadata, read_ahead: int
+        self,
+        channel: ControlChannel,
+        method: str,
+        metadata: Metadata,
+        read_ahead: int,
+        on_sent: Callable[[], object] | None = None,
     ) -> None:
         self._method = method
         self._metadata = metadata
-        self._requests = _Requests()
+        self._requests = _Requests(on_sent and functools.partial(self._post, on_sent))
         self._credits = threading.Semaphore(read_ahead)
         self._inbox: deque[bytes] = deque()
         self._arrived = asyncio.Event()

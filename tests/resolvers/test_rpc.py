@@ -216,6 +216,27 @@ async def test_a_stream_ends_with_the_servers_status(channel: ControlChannel) ->
             await stream.send(b"late")
 
 
+async def test_a_message_is_sent_when_a_connection_has_taken_it(
+    channel: ControlChannel, echo: Echo
+) -> None:
+    sent: list[int] = []
+    async with channel.stream("/s/stream_silent", on_sent=lambda: sent.append(1)) as stream:
+        for _ in range(3):
+            await stream.send(b"x")
+        await until(lambda: len(sent) == 3, "all messages are sent")
+    # A peer that accepts, and then says nothing: TCP is there, but no connection of HTTP/2.
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        options = [("grpc.min_reconnect_backoff_ms", 300)]
+        target = f"127.0.0.1:{mute.getsockname()[1]}"
+        async with ControlChannel(target, options=options) as lost:
+            never: list[int] = []
+            async with lost.stream("/s/m", on_sent=lambda: never.append(1)) as stream:
+                await stream.send(b"x")
+                with pytest.raises(RpcFailed):
+                    await anext(stream)
+            assert not never
+
+
 async def test_leaving_a_stream_cancels_it(channel: ControlChannel, echo: Echo) -> None:
     async with channel.stream("/s/stream_silent"):
         await until(echo.entered.is_set, "the stream arrives")
