@@ -98,7 +98,7 @@ def test_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
     for name, problem in (
         ("missing", "cannot read"),
         ("fifo", "not a regular file"),
-        (".", "Is a directory"),
+        (".", "not a regular file"),
         ("empty", "no PEM in it"),
         ("big", "larger than"),
     ):

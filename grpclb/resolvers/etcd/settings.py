@@ -165,10 +165,13 @@ def _read_file(what: str, path: Path) -> bytes:
     try:
         # Opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ValueError(f"etcd: {what}: {path} is not a regular file")
-            content = file.read(_LARGEST_FILE + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(_LARGEST_FILE + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ValueError(f"etcd: {what}: cannot read {path}: {error.strerror}") from None
     if len(content) > _LARGEST_FILE:
