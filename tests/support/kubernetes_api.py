@@ -503,7 +503,7 @@ class TlsServer:
             transport.abort()
             await asyncio.sleep(0)
 
-    def write_files(self, folder: Path, token: str = "token") -> dict[str, str]:
+    def write_files(self, folder: Path, token: str = "token") -> dict[str, Any]:
         """`token_file`, `ca_file` and `api_server` for a client of this server."""
         (folder / "token").write_text(token)
         (folder / "ca.crt").write_text(self.ca_pem)

@@ -110,19 +110,23 @@ def namespace(access: Access) -> str:
     Reads the YAML only: the package itself takes half a second to be imported.
     """
     try:
-        yaml = import_module("yaml")  # a dependency of that package
-        chosen, context_name = "", access.context
-        for path in paths(access):
-            if changed(path) is None:
-                continue
-            raw = yaml.safe_load(read_file(path))
-            context_name = context_name or raw.get("current-context")
-            for entry in raw.get("contexts") or ():
-                if entry["name"] == context_name and not chosen:
-                    chosen = entry["context"].get("namespace") or ""
+        files = _contents(paths(access))
+        name = access.context or _current_context(files)
+        contexts = [c for raw in files for c in raw.get("contexts") or () if c["name"] == name]
+        chosen = contexts[0]["context"].get("namespace")
     except Exception:
         return "default"  # the watch will say what is wrong with the file
     return chosen if isinstance(chosen, str) and chosen else "default"
+
+
+def _contents(files: list[str]) -> list[dict[str, Any]]:
+    yaml = import_module("yaml")  # a dependency of that package
+    return [yaml.safe_load(read_file(path)) for path in files if changed(path) is not None]
+
+
+def _current_context(files: list[dict[str, Any]]) -> str | None:
+    """The first file that names one decides, as in kubectl; the package takes the last."""
+    return next((raw["current-context"] for raw in files if raw.get("current-context")), None)
 
 
 def _check_files(files: list[str]) -> None:
@@ -138,7 +142,7 @@ def _load(files: list[str], access: Access) -> Any:
     try:
         config.load_kube_config(
             config_file=os.pathsep.join(files),
-            context=access.context,
+            context=access.context or _current_context(_contents(files)),
             client_configuration=found,
             persist_config=False,
         )

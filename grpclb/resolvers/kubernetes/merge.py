@@ -183,7 +183,9 @@ class Hold:
 
     def apply(self, merged: Merged, now: float) -> tuple[tuple[Endpoint, ...], float | None]:
         """The endpoints to use, and when to ask again if nothing happens; None for never."""
-        result: dict[str, Endpoint] = dict(merged.endpoints)
+        # In the order of the last list, what is new behind it: a list that moved is no news.
+        kept = {i: merged.endpoints[i] for i in self._last if i in merged.endpoints}
+        result: dict[str, Endpoint] = {**kept, **merged.endpoints}
         since: dict[Address, float] = {}
         for identity, old in self._last.items():
             if result.get(identity) is old:
@@ -195,6 +197,9 @@ class Hold:
                 if now < began + self._seconds - _TICK:
                     since[address] = began
                     result[identity] = _with(result.get(identity), address, old.attributes)
+        if since:
+            order = [*self._last, *result]
+            result = {i: result[i] for i in dict.fromkeys(order) if i in result}
         self._since, self._last = since, result
         wake = min(since.values()) + self._seconds if since else None
         return tuple(result.values()), wake

@@ -158,7 +158,7 @@ class _Picture:
     def _why_empty(self, view: View, merged: Merged) -> str:
         if merged.out or merged.draining:
             return f"{self._name} has no ready endpoint ({merged.out} are not ready)"
-        if view.slices:
+        if view.slices or (self._good and view.exists is not False):
             return f"{self._name} has no endpoints"
         if view.exists is False:
             return f"there is no {self._name}"
