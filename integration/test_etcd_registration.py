@@ -1,0 +1,291 @@
+"""Services that register themselves in a real etcd, and are killed, frozen and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import psutil
+import pytest
+
+import grpclb.etcd
+from grpclb.etcd import RegistrationError, RegistrationState
+from integration.etcd.cluster import PASSWORD, ROOT, Cluster
+from integration.etcd.fixtures import Own, Run
+from tests.faults.harness import Connect, eventually
+from tests.support.tls import Authority
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+ADDRESS = "127.0.0.1:50051"
+both = pytest.mark.parametrize("stack", ["sync", "aio"])
+KEEPS_TRYING = pytest.mark.expect_log("trying again")
+
+
+def registered(etcd: Cluster, service: str) -> set[str]:
+    """The addresses that etcd has."""
+    return {key.rpartition("/")[2] for key in etcd.api.items(f"{service}/")}
+
+
+class Either:
+    """Both registrations with one face: `stack` says which; `ask` runs what the aio one awaits."""
+
+    def __init__(self, stack: str, runner: asyncio.Runner) -> None:
+        self._stack = stack
+        self._runner = runner
+
+    @contextlib.contextmanager
+    def __call__(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        if self._stack == "sync":
+            with grpclb.etcd.SyncRegistration(*arguments, **options) as registration:
+                yield registration
+        else:
+            registration = grpclb.etcd.Registration(*arguments, **options)
+            self.ask(registration.__aenter__())
+            try:
+                yield registration
+            finally:
+                self.ask(registration.__aexit__(None, None, None))
+
+    def ask(self, answer: Any) -> Any:
+        return self._runner.run(answer) if asyncio.iscoroutine(answer) else answer
+
+    def pass_time(self, seconds: float = 0.02) -> None:
+        if self._stack == "sync":
+            time.sleep(seconds)
+        else:
+            self._runner.run(asyncio.sleep(seconds))
+
+    def eventually(self, condition: Callable[[], Any], timeout: float, what: str = "") -> float:
+        """Seconds until `condition` holds, while the registration is at work."""
+        began = monotonic()
+        while not condition():
+            assert monotonic() < began + timeout, what or condition
+            self.pass_time()
+        return monotonic() - began
+
+
+@pytest.fixture(params=["sync", "aio"])
+def register(request: pytest.FixtureRequest) -> Iterator[Either]:
+    with asyncio.Runner() as runner:
+        yield Either(request.param, runner)
+
+
+# -- in this process -----------------------------------------------------------------------------
+
+
+def test_the_key_is_go_s_and_follows_updates(etcd: Cluster, service: str, register: Either) -> None:
+    metadata = {"weight": 3, "zone": "eu-1a"}
+    with register(etcd.target(service), ADDRESS, metadata, ttl=5) as registration:
+        ((key, value, lease),) = etcd.api.rows(service)
+        assert key == registration.key == f"{service}/{ADDRESS}"
+        go = '{"Op":0,"Addr":"127.0.0.1:50051","Metadata":'
+        assert value == go + '{"weight":3,"zone":"eu-1a"}}'
+        assert lease == registration.lease
+        assert lease in etcd.api.leases()
+        assert registration.state is RegistrationState.REGISTERED
+        registration.update(None)
+        assert register.ask(registration.settled(10))
+        assert etcd.api.rows(service) == [(key, go + "null}", lease)]
+        with pytest.raises(ValueError, match="weight"):
+            registration.update({"weight": -1})
+    assert etcd.api.rows(service) == []
+    assert lease not in etcd.api.leases()
+    assert registration.state is RegistrationState.CLOSED
+
+
+@KEEPS_TRYING
+def test_a_lease_that_is_revoked_behind_its_back(
+    etcd: Cluster, service: str, register: Either
+) -> None:
+    with register(etcd.target(service), ADDRESS, ttl=10) as registration:
+        old = registration.lease
+        etcd.api.revoke(old)
+        assert registered(etcd, service) == set()
+        seconds = register.eventually(lambda: registered(etcd, service), 6)
+        ((_, _, lease),) = etcd.api.rows(service)
+        assert lease != old
+        assert seconds <= 2 * 3, "2 s, with slack"
+        etcd.api.delete(registration.key)
+        register.eventually(lambda: registered(etcd, service), 6)
+        assert etcd.api.rows(service)[0][2] == lease, "the lease was good, and is kept"
+
+
+@KEEPS_TRYING
+def test_etcd_away_for_longer_than_the_lease_and_an_update_meanwhile(
+    own_etcd: Own, register: Either
+) -> None:
+    etcd = own_etcd()
+    with register(etcd.target("api"), ADDRESS, ttl=3) as registration:
+        etcd.members[0].kill()
+        register.eventually(lambda: registration.state is RegistrationState.RECOVERING, 15)
+        assert "connect" in registration.error or "Connect" in registration.error
+        registration.update({"weight": 9})
+        register.pass_time(3)
+        etcd.members[0].start()
+        back = register.eventually(lambda: registration.state is RegistrationState.REGISTERED, 20)
+        assert back < 3 * 3
+        assert register.ask(registration.settled(10))
+        ((_, value, _),) = etcd.api.rows("api/")
+        assert '"weight":9' in value
+        assert len(etcd.api.leases()) == 1
+    assert etcd.api.rows("api/") == []
+
+
+@pytest.mark.expect_log("trying again", "could not be deregistered")
+def test_closing_while_etcd_is_away_takes_two_seconds(own_etcd: Own, register: Either) -> None:
+    etcd = own_etcd()
+    with register(etcd.target("api"), ADDRESS, ttl=10):
+        etcd.members[0].pause()
+        began = monotonic()
+    assert monotonic() - began < 2 * 3
+
+
+def test_the_first_registration_fails_loudly_or_goes_on(
+    own_etcd: Own, register: Either, expect_log: Callable[[str], None]
+) -> None:
+    etcd = own_etcd()
+    etcd.members[0].kill()
+    target = etcd.target("api")
+    began = monotonic()
+    with (
+        pytest.raises(RegistrationError, match=r"could not register 127.*api/127.*refused"),
+        register(target, ADDRESS, patience=0.5),
+    ):
+        raise AssertionError("not reached")
+    assert monotonic() - began < 5
+    expect_log("trying again")
+    with register(target, ADDRESS, keep_trying=True) as registration:
+        register.pass_time(0.5)
+        assert registration.state is RegistrationState.REGISTERING
+        assert registration.error is not None
+        etcd.members[0].start()
+        register.eventually(lambda: registered(etcd, "api") == {ADDRESS}, 10)
+
+
+def test_a_user_who_is_refused_hears_it_at_once(own_etcd: Own, register: Either) -> None:
+    etcd = own_etcd(auth=True)
+    etcd.api.call("auth/user/add", name="reader", password="r")
+    way = {"user": "reader", "password": "r", "allow_plaintext_auth": True}
+    began = monotonic()
+    with (
+        pytest.raises(RegistrationError, match="permission denied"),
+        register(etcd.target("api"), ADDRESS, patience=20, **way),
+    ):
+        raise AssertionError("not reached")
+    assert monotonic() - began < 10
+    way |= {"user": ROOT, "password": PASSWORD}
+    with register(etcd.target("api"), ADDRESS, **way):
+        assert registered(etcd, "api") == {ADDRESS}
+    with (
+        pytest.raises(RegistrationError) as caught,
+        register(etcd.target("api"), ADDRESS, **(way | {"password": "not-the-one"})),
+    ):
+        raise AssertionError("not reached")
+    assert "not-the-one" not in str(caught.value)
+
+
+def test_over_tls(own_etcd: Own, register: Either) -> None:
+    etcd = own_etcd(tls=Authority())
+    with register(etcd.target("api"), ADDRESS, ca=etcd.ca_file):
+        assert registered(etcd, "api") == {ADDRESS}
+    other = Authority()
+    with (
+        pytest.raises(RegistrationError, match=r"(?i)certificate|handshake|ssl"),
+        register(etcd.target("api"), ADDRESS, patience=1, ca=other.pem.encode()),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_a_hundred_times_in_and_out_leaves_nothing(own_etcd: Own, register: Either) -> None:
+    etcd = own_etcd()
+
+    def once(number: int) -> None:
+        with register(etcd.target("api"), f"127.0.0.1:{1000 + number}", ttl=60):
+            pass
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return threading.active_count(), psutil.Process().num_fds()
+
+    once(0)
+    before = held()
+    for number in range(100):
+        once(number)
+    eventually(lambda: held() == before, 10, f"{held()} threads and descriptors, not {before}")
+    assert etcd.api.rows("api/") == []
+    assert etcd.api.leases() == set()
+
+
+@pytest.mark.expect_log("forked after a channel was used")
+def test_a_forked_child_has_no_part_in_it(etcd: Cluster, service: str) -> None:
+    with grpclb.etcd.SyncRegistration(etcd.target(service), ADDRESS, ttl=3) as registration:
+        child = os.fork()
+        if child == 0:
+            registration.close()
+            os._exit(registration.settled(1))
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        lease = registration.lease
+        time.sleep(4)  # longer than the lease lives: it is kept alive after the fork
+        assert registered(etcd, service) == {ADDRESS}
+        assert registration.lease == lease
+
+
+# -- in processes of their own -------------------------------------------------------------------
+
+
+@both
+def test_killed_and_frozen_services(
+    etcd: Cluster, service: str, run_service: Run, stack: str
+) -> None:
+    ttl = 3
+    options = {"target": etcd.target(service), "stack": stack, "ttl": ttl}
+    killed, frozen, well = (run_service(**options) for _ in range(3))
+    everyone = {s.wait_serving() for s in (killed, frozen, well)}
+    eventually(lambda: registered(etcd, service) == everyone, 20)
+    frozen.signal(signal.SIGSTOP)
+    killed.kill()
+    began = monotonic()
+    eventually(lambda: registered(etcd, service) == {well.address}, 3 * ttl)
+    assert 0.5 < monotonic() - began <= ttl + 2 + 2, "TTL + 2 s, and slack"
+    frozen.signal(signal.SIGCONT)
+    eventually(lambda: registered(etcd, service) == {well.address, frozen.address}, 3 * 3)
+    assert len(etcd.api.rows(service)) == 2, "one key for each"
+
+
+def test_a_rolling_restart_of_services_fails_no_rpc(
+    etcd: Cluster, service: str, run_service: Run, connect: Connect
+) -> None:
+    other_stack = {"sync": "aio", "aio": "sync"}[connect.stack]
+    options = {
+        "target": etcd.target(service), "stack": other_stack, "drain": 0.3, "grace": 5, "work": 0.01,
+    }  # fmt: skip
+    serving = [run_service(**options) for _ in range(2)]
+    for one in serving:
+        one.wait_serving()
+    eventually(lambda: len(registered(etcd, service)) == 2, 20)
+    client = connect(etcd.target(service))
+    with client.load(8, timeout=10) as load:
+        load.wait(50)
+        for old in list(serving):
+            new = run_service(**options)
+            address = new.wait_serving()
+            eventually(lambda: address in registered(etcd, service), 20)  # noqa: B023
+            old.signal(signal.SIGTERM)
+            assert old.wait() == 0
+            serving = [new if one is old else one for one in serving]
+            assert old.address not in registered(etcd, service)
+        load.wait(50)
+    assert load.failures == []
+    answered = {result.response.decode() for result in load.results[-40:]}
+    assert answered == {one.address for one in serving}
+    assert len({r.response for r in load.results}) == 4, "old and new ones have had their part"
