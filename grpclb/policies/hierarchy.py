@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import Final
 
 from grpclb.core.address import Endpoint
-
-HIERARCHY: Final = "hierarchy"
+from grpclb.core.attributes import HIERARCHY
 
 
 class Splitter:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from grpclb.core.balancer import (
     CallOutcome,
     Drop,
+    Fail,
     Helper,
     Pick,
     Picker,
@@ -50,13 +51,17 @@ class DropCategory:
 @dataclass(frozen=True, slots=True)
 class ClusterImplConfig:
     """``{"cluster": "a", "childPolicy": [...], "maxConcurrentRequests": 1024, "dropCategories":
-    [{"category": "lb", "requestsPerMillion": 10000}]}``; only the child must be there."""
+    [{"category": "lb", "requestsPerMillion": 10000}]}``; only the child must be there.
+
+    `note` (``resolutionNote``) is why the resolver knows no better endpoints: failures tell it.
+    """
 
     cluster: str
     eds_service_name: str
     child: PolicyConfig
     max_requests: int = DEFAULT_MAX_REQUESTS
     drops: tuple[DropCategory, ...] = ()
+    note: str = ""
 
 
 class ClusterImplPolicy:
@@ -77,6 +82,7 @@ class ClusterImplPolicy:
             child=child_config(root, "childPolicy", self._find_policy),
             max_requests=DEFAULT_MAX_REQUESTS if limit is None else limit,
             drops=tuple(map(_drop_category, drops.items())) if drops else (),
+            note=root.optional("resolutionNote", Node.text) or "",
         )
 
     def build(self, helper: Helper) -> ClusterImpl:
@@ -167,7 +173,7 @@ class ClusterImpl:
 class _Gate:
     """core.balancer.Picker."""
 
-    __slots__ = ("_counter", "_drops", "_limit", "_name", "_picker", "_random")
+    __slots__ = ("_counter", "_drops", "_limit", "_name", "_note", "_picker", "_random")
 
     def __init__(
         self,
@@ -181,6 +187,7 @@ class _Gate:
         self._counter = counter
         self._limit = config.max_requests
         self._name = config.cluster
+        self._note = config.note
         self._drops = config.drops if state is READY else ()
         self._random = random.random  # atomic
 
@@ -200,6 +207,9 @@ class _Gate:
             raise
         if type(result) is not Pick:
             counter.end()
+            if type(result) is Fail and self._note:
+                status = result.status
+                return Fail(Status(status.code, f"{status.details}; {self._note}"))
             return result
         return Pick(result.subchannel, functools.partial(_done, counter, result.on_done))
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from grpclb.core.attributes import CLUSTER
 from grpclb.core.balancer import Fail, Helper, Picker, PickInfo, PickResult, PolicyConfig
 from grpclb.core.config_node import Node
 from grpclb.core.resolver import ResolverState
@@ -20,8 +21,6 @@ from grpclb.policies.hierarchy import Splitter
 
 if TYPE_CHECKING:
     from grpclb.core.clock import Timer
-
-CLUSTER: Final = "xds.cluster"
 
 
 @dataclass(frozen=True, slots=True)

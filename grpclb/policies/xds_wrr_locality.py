@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from grpclb.core.address import Endpoint
+from grpclb.core.attributes import LOCALITY, LOCALITY_WEIGHT
 from grpclb.core.balancer import Helper, PolicyConfig
 from grpclb.core.config_node import Node
 from grpclb.core.resolver import ResolverState
@@ -24,9 +25,6 @@ from grpclb.policies.weighted_target import (
     WeightedTarget,
     WeightedTargetConfig,
 )
-
-LOCALITY: Final = "locality"
-LOCALITY_WEIGHT: Final = "locality_weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpclb.core.attributes import HIERARCHY
 from grpclb.core.balancer import QUEUE, Fail
 from grpclb.core.config_node import ServiceConfigError
 from grpclb.core.connectivity import (
@@ -23,7 +24,7 @@ from grpclb.core.connectivity import (
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
 from grpclb.policies.child_policies import aggregate
-from grpclb.policies.hierarchy import HIERARCHY, Splitter
+from grpclb.policies.hierarchy import Splitter
 from grpclb.policies.weighted_turns import WeightedChoice
 from tests.policies.stub import House, at, child, state
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpclb.control.registries import POLICIES
+from grpclb.core.attributes import CLUSTER
 from grpclb.core.balancer import QUEUE, CallOutcome, Drop, Fail, Pick, PickInfo, PickResult
 from grpclb.core.config_node import ServiceConfigError
 from grpclb.core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
 from grpclb.policies.xds_cluster_impl import DEFAULT_MAX_REQUESTS, request_counter
-from grpclb.policies.xds_cluster_manager import CLUSTER
 from tests.policies.stub import House, at, child, port_of, state
 
 A, B, C = "10.0.1.1:1", "10.0.1.2:1", "10.0.1.3:1"
@@ -182,6 +182,13 @@ def test_a_pick_that_is_none_is_not_counted() -> None:
     with pytest.raises(KeyError):
         house.helper.pick()
     assert request_counter("uncounted", "").running == 0
+
+
+def test_a_failure_says_what_the_resolver_knows() -> None:
+    house, _ = cluster_impl(cluster="noted", resolutionNote="EDS: no answer yet")
+    house.stub.by_id(1).publish(TRANSIENT_FAILURE)
+    failed = Fail(Status.unavailable("10.0.0.1:1 failed; EDS: no answer yet"))
+    assert house.helper.pick() == failed
 
 
 def test_the_default_limit() -> None:

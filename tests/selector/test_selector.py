@@ -14,13 +14,13 @@ import grpc
 import pytest
 
 from grpclb.core.address import Endpoint
+from grpclb.core.attributes import CLUSTER
 from grpclb.core.balancer import Fail, PickInfo
 from grpclb.core.config_selector import OUTDATED, Selected, SelectResult
 from grpclb.core.method_config import MethodConfig
 from grpclb.core.resolver import ResolverState
 from grpclb.core.retry_config import RetryPolicy
 from grpclb.core.status import Status
-from grpclb.policies.xds_cluster_manager import CLUSTER
 from grpclb.testing import ManualResolver
 from tests.retries.servers import Scripted, Step
 from tests.selector.stacks import KINDS, AioStack, SyncStack
