@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 from typing import Any
 
 import pytest
 
 from integration.report.recording import Event, Recording, Tick
 from integration.skew import report
-from integration.skew.cluster import TITLES, Line, PodChange, PodState
+from integration.skew.cluster import TITLES, ClusterError, Line, PodChange, PodState
 from integration.skew.collect import Collector
 from integration.skew.figures import (
     Side,
@@ -17,8 +19,10 @@ from integration.skew.figures import (
     summarize,
     unevenness,
 )
+from integration.skew.namespaces import unshare_command
 from integration.skew.pod_events import PodTracker
 from integration.skew.workload import Phase, PodStatus, Wanted, next_step
+
 
 S, R, L = Phase.STARTING, Phase.READY, Phase.LEAVING
 
@@ -205,3 +209,20 @@ def test_the_report_tells_what_was_not_seen_and_the_errors() -> None:
     picture = report.picture(recording, list(found.values()), facts)
     assert picture == report.picture(recording, list(found.values()), facts)
     assert picture.count('class="card"') == 4
+
+
+@pytest.mark.parametrize(
+    ("system", "tools", "says"),
+    [
+        ("darwin", True, "^platform: .*Linux"),
+        ("linux", False, r"^not installed: .*nft.*\(apt-get install iproute2 mount nftables"),
+    ],
+)
+def test_what_namespaces_need_is_said(
+    monkeypatch: pytest.MonkeyPatch, system: str, tools: bool, says: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    if not tools:
+        monkeypatch.setattr(shutil, "which", lambda tool, path: None)
+    with pytest.raises(ClusterError, match=says):
+        unshare_command()
