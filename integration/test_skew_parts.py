@@ -23,7 +23,6 @@ from integration.skew.namespaces import unshare_command
 from integration.skew.pod_events import PodTracker
 from integration.skew.workload import Phase, PodStatus, Wanted, next_step
 
-
 S, R, L = Phase.STARTING, Phase.READY, Phase.LEAVING
 
 
