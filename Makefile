@@ -46,7 +46,7 @@ integration: $(STAMP)-integration ## tests with servers in processes of their ow
 	@$(BIN)/python -m pytest integration $(ARGS) || { code=$$?; \
 	  [ $$code -eq 5 ] && echo 'integration: no tests were collected' || exit $$code; }
 
-bench: $(STAMP)-test ## speed beside plain grpcio; writes benchmarks/RESULTS.md
+bench: $(STAMP)-integration ## speed beside plain grpcio; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment, the caches and what the demo wrote

@@ -17,7 +17,7 @@ import grpc
 
 import grpclb
 
-_GROUPS = ("unary", "retries", "streams", "startup", "idle", "scale", "fairness")
+_GROUPS = ("unary", "retries", "streams", "startup", "idle", "scale", "fairness", "etcd")
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _PREFACE = """\
 # What grpclb costs

@@ -100,7 +100,7 @@ def _aio_echo(address: str, work: float) -> Any:
 
 def _prepare(server: Any, echo: Any, work: float) -> str:
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    handler = grpc.unary_unary_rpc_method_handler(echo(address, work))
+    handler: Any = grpc.unary_unary_rpc_method_handler(echo(address, work))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Echo", {"UnaryUnary": handler}),)
     )
