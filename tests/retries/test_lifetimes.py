@@ -74,15 +74,20 @@ _SERVER: dict[str, tuple[Step, ...]] = {
 }
 
 
-_STREAMS = [("retry", "stream_stream", server) for server in _SERVER] + [
-    (policy, kind, server)
-    for policy, kind in (("retry", "stream_unary"), ("hedge", "stream_stream"))
-    for server in ("failures, then OK", "silence")
+_STREAMS = [
+    *((_end, "retry", "stream_stream", server) for server in _SERVER if server != "silence"),
+    *((_drop, "retry", "stream_stream", server) for server in _SERVER),
+    *(
+        (act, policy, kind, server)
+        for act in (_cancel, _drop, _close)
+        for policy, kind in (("retry", "stream_unary"), ("hedge", "stream_stream"))
+        for server in ("failures, then OK", "silence")
+    ),
+    (_end, "hedge", "stream_stream", "failures, then OK"),
 ]
 
 
-@pytest.mark.parametrize(("policy", "kind", "server"), _STREAMS)
-@pytest.mark.parametrize("act", [_end, _cancel, _drop, _close])
+@pytest.mark.parametrize(("act", "policy", "kind", "server"), _STREAMS)
 def test_the_replay_budget_is_given_back(
     act: Callable[..., None],
     policy: str,
@@ -91,8 +96,6 @@ def test_the_replay_budget_is_given_back(
     stack: Stack,
     servers: Scripted,
 ) -> None:
-    if act is _end and server == "silence":
-        return
     name = key()
     channel = stack.open(servers.target, service_config=config(policy))
     budget = channel._engine.replay_budget
