@@ -1,14 +1,14 @@
-"""Control-plane RPCs over grpcio's sync stack, from an asyncio loop."""
+"""Control-plane RPCs over grpcio's sync stack, from an asyncio loop.
+
+Forks and exits are in integration/test_control_rpcs.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +20,6 @@ import pytest
 from grpc import StatusCode
 
 from grpclb.resolvers.rpc import ControlChannel, RpcFailed
-from tests.support.backend import Backend
 
 pytestmark = pytest.mark.slow
 
@@ -355,40 +354,3 @@ async def test_everything_is_given_back(target: str) -> None:
     for _ in range(5):
         await asyncio.gather(*(round_trip() for _ in range(4)))
     await until(lambda: resources() <= before, f"{resources()} comes down to {before}")
-
-
-# ---- forks and exits, in processes of their own
-
-
-def run(program: str, *args: str, support: str = "0") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"tests.resolvers.programs.{program}", *args],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": support},
-    )
-
-
-def test_forks() -> None:
-    with Backend.start() as backend:
-        done = run("rpc_forks", backend.address, "3", support="1")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["children"] == [0, 0, 0], done.stderr
-    assert result["failures"] == []
-    assert all(result["streams_went_on"])
-    assert result["interrupted"] >= 3
-    assert result["slowest_fork"] < 2
-    assert result["threads"] == ["MainThread"]
-
-
-@pytest.mark.parametrize(
-    "shape",
-    ["on_a_daemon_thread", "on_a_loop_that_just_stops", "on_a_closed_loop", "by_a_signal"],
-)
-def test_exits(shape: str) -> None:
-    with Backend.start() as backend:
-        done = run("rpc_exits", shape, backend.address)
-    assert (done.returncode, done.stderr) == (7, "")

@@ -22,7 +22,7 @@ UNARY, STREAM = "/test.Echo/UnaryUnary", "/test.Echo/StreamStream"
 
 
 async def once(channel: ControlChannel) -> None:
-    assert await channel.unary(UNARY, b"u", timeout=10) == b"u"
+    assert await channel.unary(UNARY, b"u", timeout=8) == b"u"
     async with channel.stream(STREAM) as stream:
         await stream.send(b"s")
         assert await anext(stream) == b"s"
@@ -45,7 +45,7 @@ class Parent:
     async def calls(self, channel: ControlChannel) -> None:
         while not self.stopping:
             try:
-                assert await channel.unary(UNARY, b"u", timeout=10) == b"u"
+                assert await channel.unary(UNARY, b"u", timeout=8) == b"u"
             except RpcFailed as failure:
                 self.note(failure)
 
@@ -79,7 +79,7 @@ def fork(target: str, parent: Parent) -> int:
         return pid
     code = 3
     try:
-        faulthandler.dump_traceback_later(15, exit=True)
+        faulthandler.dump_traceback_later(10, exit=True)
         assert LIFE.generation == 1
         asyncio.run(child(target, parent))
         code = 0
