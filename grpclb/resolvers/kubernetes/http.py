@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -252,6 +253,8 @@ def _number(text: str, base: int) -> int:
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno)  # asyncio's own text is about the call that failed
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, asyncio.IncompleteReadError):
