@@ -156,6 +156,24 @@ async def test_without_a_quorum_members_tell_what_they_know(
     assert not (await client.list(b"s/", fall_back=True)).serializable
 
 
+async def test_what_is_no_message_is_a_failure(client: EtcdClient, etcd: FakeEtcd) -> None:
+    async with client.watch(b"s/", 2) as watch, client.keep_alive(1) as stream:
+        await stream.ping()
+        etcd.garbage = b"\xff\xff\xff"
+        etcd.put("s/a", "1")
+
+        async def enter() -> None:
+            async with client.watch(b"s/", 2):
+                pass
+
+        for attempt in (client.get(b"s/a"), anext(watch), stream.ping(), enter()):
+            with pytest.raises(
+                EtcdFailed, match=r"INTERNAL: the answer is no \w+Response"
+            ) as failed:
+                await attempt
+            assert failed.value.where == etcd.endpoint
+
+
 # ---- users
 
 

@@ -41,6 +41,7 @@ class FakeEtcd(grpc.GenericRpcHandler):
         self.users: dict[str, str] | None = None  # None: authentication is not enabled
         self.denied = "etcdserver: permission denied"  # what an unknown token is told
         self.denied_code = StatusCode.PERMISSION_DENIED
+        self.garbage: bytes | None = None  # in place of every answer
         self.put_fails: StatusCode | None = None
         self.page_hook: Callable[[], object] = lambda: None  # called after each page of a list
         self._tls = tls
@@ -155,7 +156,11 @@ class FakeEtcd(grpc.GenericRpcHandler):
             if name in ("Watch", "LeaseKeepAlive")
             else grpc.unary_unary_rpc_method_handler
         )
-        return kind(method, request.FromString, lambda message: message.SerializeToString())
+        return kind(method, request.FromString, self._encoded)
+
+    def _encoded(self, message: Any) -> bytes:
+        whole: bytes = message.SerializeToString()
+        return whole if self.garbage is None else self.garbage
 
     def _check(self, context: Any) -> None:
         if self.users is not None and self._token(context) not in self._tokens:

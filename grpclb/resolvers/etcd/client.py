@@ -164,14 +164,14 @@ class EtcdClient:
         need_leader: bool = False,
         repeatable: bool = True,
     ) -> Any:
-        answer = await self._members.unary(
+        return await self._members.unary(
             method,
-            request.SerializeToString(),
+            request,
+            response,
             timeout=timeout or self.settings.timeout,
             need_leader=need_leader,
             repeatable=repeatable,
         )
-        return response.FromString(answer)
 
 
 _NO_QUORUM = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})

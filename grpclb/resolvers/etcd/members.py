@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from grpc import StatusCode
@@ -48,6 +48,15 @@ def token_may_be_old(code: StatusCode, details: str) -> bool:
     if code in (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED):
         return True
     return any(words in details for words in _AUTH_WORDS)
+
+
+def parse(kind: Any, answer: bytes) -> Any:
+    """A message from what etcd, or whatever answers in its place, has sent. Raises RpcFailed."""
+    try:
+        return kind.FromString(answer)
+    except m.DecodeError:
+        text = f"the answer is no {kind.DESCRIPTOR.name}; is this etcd?"
+        raise RpcFailed(StatusCode.INTERNAL, text) from None
 
 
 class Members:
@@ -107,19 +116,23 @@ class Members:
     async def unary(
         self,
         method: str,
-        request: bytes,
+        request: Any,
+        response: Any,
         *,
         timeout: float,
         need_leader: bool = False,
         repeatable: bool = True,
-    ) -> bytes:
+    ) -> Any:
         """One RPC, at one member after the other, at each with a token of its time."""
+        message = request.SerializeToString()
 
-        async def at(endpoint: str, metadata: list[tuple[str, str]]) -> bytes:
+        async def at(endpoint: str, metadata: list[tuple[str, str]]) -> Any:
             if need_leader:
                 metadata = [*metadata, NEED_LEADER]
-            channel = self.channel(endpoint)
-            return await channel.unary(method, request, timeout=timeout, metadata=metadata)
+            answer = await self.channel(endpoint).unary(
+                method, message, timeout=timeout, metadata=metadata
+            )
+            return parse(response, answer)
 
         failure: EtcdFailed | None = None
         tried = 0
@@ -207,7 +220,7 @@ class Members:
                 details = f"user {settings.user!r}: {failure.details}"
                 raise EtcdRefused(failure.code, details, endpoint) from None
             raise
-        self._token = m.AuthenticateResponse.FromString(answer).token
+        self._token = parse(m.AuthenticateResponse, answer).token
         self._token_number += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from grpclb.resolvers import protos
@@ -35,6 +36,9 @@ LeaseKeepAliveRequest = _message("LeaseKeepAliveRequest")
 LeaseKeepAliveResponse = _message("LeaseKeepAliveResponse")
 AuthenticateRequest = _message("AuthenticateRequest")
 AuthenticateResponse = _message("AuthenticateResponse")
+
+# What `FromString` raises for bytes that are no message. Loading the messages imported protobuf.
+DecodeError: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
 
 DELETE: int = _MESSAGES.enum("etcdserverpb.Event.EventType")["DELETE"]
 

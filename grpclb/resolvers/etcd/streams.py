@@ -10,7 +10,7 @@ from typing import Any, Self
 from grpc import StatusCode
 
 from grpclb.resolvers.etcd import messages as m
-from grpclb.resolvers.etcd.members import NEED_LEADER, Members, failed
+from grpclb.resolvers.etcd.members import NEED_LEADER, Members, failed, parse
 from grpclb.resolvers.etcd.model import EtcdCompacted, EtcdFailed, Event, WatchBatch
 from grpclb.resolvers.rpc import BidiStream, RpcFailed
 
@@ -98,7 +98,7 @@ class Watch(_Stream):
         request = m.WatchRequest(create_request=self._create)
         await stream.send(request.SerializeToString())
         timeout = self._members.settings.timeout
-        response = m.WatchResponse.FromString(await self._next(stream, timeout))
+        response = parse(m.WatchResponse, await self._next(stream, timeout))
         if response.canceled:
             self._raise_canceled(response)
         if not response.created:
@@ -112,7 +112,7 @@ class Watch(_Stream):
         assert stream is not None, "entered first"
         try:
             while True:
-                response = m.WatchResponse.FromString(await self._next(stream, None))
+                response = parse(m.WatchResponse, await self._next(stream, None))
                 if response.canceled:
                     self._raise_canceled(response)
                 self._parts += map(_event, response.events)
@@ -170,5 +170,5 @@ class KeepAlive(_Stream):
     async def _ping(self, stream: BidiStream) -> int:
         await stream.send(self._request)
         answer = await self._next(stream, self._members.settings.timeout)
-        ttl: int = m.LeaseKeepAliveResponse.FromString(answer).TTL
+        ttl: int = parse(m.LeaseKeepAliveResponse, answer).TTL
         return max(ttl, 0)

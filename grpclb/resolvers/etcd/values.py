@@ -7,6 +7,7 @@ in a value can set more than an address, a weight, a zone and a few words of met
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from grpclb.core.config_json import load
 from grpclb.core.config_node import ServiceConfigError
 
 MOST_BYTES = 16 * 1024
-_LONGEST_ADDRESS = 300  # characters
+_ADDRESS_LIKE = re.compile(r"[a-zA-Z0-9._:%/\[\]-]{1,260}")
 _MOST_ADDRESSES = 16
 _MOST_METADATA = 16
 _LONGEST_METADATA = 256  # bytes, of a key and of a value
@@ -83,14 +84,14 @@ def _kratos(found: Mapping[str, Any]) -> Found | Rejected:
         return Rejected("'endpoints' is not a list of texts")
     addresses: list[Address] = []
     facts: dict[str, Any] = {}
-    for url in urls:
+    for index, url in enumerate(urls):
         if not url.startswith("grpc://"):
             continue
         try:
             parts = urlsplit(url)
             secure = parse_qs(parts.query, max_num_fields=16).get("isSecure")
         except ValueError as error:
-            return Rejected(f"'endpoints': {url[:100]!r}: {error}")
+            return Rejected(f"'endpoints'[{index}]: {error}")
         addresses.append(_address(parts.netloc))
         if secure is not None:
             facts["secure"] = secure[-1].lower() == "true"
@@ -102,8 +103,9 @@ def _kratos(found: Mapping[str, Any]) -> Found | Rejected:
 
 
 def _address(text: str) -> Address:
-    if len(text) > _LONGEST_ADDRESS:
-        raise AddressError(f"an address of {len(text)} characters")
+    """Raises AddressError, with the text only if it may be one: the reason goes to a log."""
+    if not _ADDRESS_LIKE.fullmatch(text):
+        raise AddressError(f"{len(text)} characters that are no 'ip:port'")
     return Address.parse(text)
 
 
