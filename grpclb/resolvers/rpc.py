@@ -361,6 +361,10 @@ class BidiStream(_Call):
 
         Returning does not mean that the server has it.
         """
+        self.send_nowait(message)
+
+    def send_nowait(self, message: bytes) -> None:
+        """As `send`, for callers that are no coroutines."""
         if self._over or self._stopped:
             raise self._error or self._over_error()
         if self._requests.items.qsize() >= _MOST_UNSENT:
