@@ -19,6 +19,7 @@ import contextlib
 import json
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -556,3 +557,20 @@ async def _answer(writer: Any, status: int, raw: dict[str, Any]) -> bool:
         writer.write(b"0\r\n\r\n")
     await writer.drain()
     return True
+
+
+def main() -> None:
+    """A server in a process of its own: one JSON line says where, each line of input is a slice.
+
+    A line is an EndpointSlice to put, answered by an empty line. The end of input ends it.
+    """
+    with TlsServer() as server:
+        print(json.dumps({"url": server.url, "ca": server.ca_pem}), flush=True)  # noqa: T201
+        for line in sys.stdin:
+            raw = json.loads(line)
+            server.do(lambda api, raw=raw: api.put(raw))  # type: ignore[misc]
+            print(flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
