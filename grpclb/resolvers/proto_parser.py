@@ -247,7 +247,7 @@ class _Parser:
     # -- checks that protobuf would make with a less helpful message, or not at all ---------------
 
     def _check_fields(self, message: Message) -> None:
-        names: set[str] = set()
+        names: set[str] = set(message.oneofs)
         numbers: set[int] = set()
         for item in message.fields:
             if item.name in names or item.number in numbers:
