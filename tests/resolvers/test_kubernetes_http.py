@@ -31,7 +31,7 @@ class Wire:
         self._answers = list(answers)
         self._pieces = pieces
         self._keep = keep
-        self._reader = asyncio.StreamReader()
+        self._reader: asyncio.StreamReader
 
     async def open(self, *where: object) -> Any:
         self.opened += 1
