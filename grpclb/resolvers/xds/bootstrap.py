@@ -19,6 +19,7 @@ from grpclb.resolvers.xds.files import MAX_BYTES, FileError, read_file
 
 FILE_VARIABLE = "GRPC_XDS_BOOTSTRAP"
 TEXT_VARIABLE = "GRPC_XDS_BOOTSTRAP_CONFIG"
+_MAX_DEPTH = 32  # of the node's metadata
 SUPPORTED_CREDENTIALS = ("insecure", "tls")
 
 _FAIL_ON_DATA_ERRORS = "fail_on_data_errors"
@@ -192,7 +193,12 @@ class _Field:
 
     def text(self, name: str) -> str:
         found = self.get(name)
-        return "" if found is None else str(found.of(str, "a string"))
+        if found is None:
+            return ""
+        text: str = found.of(str, "a string")
+        if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+            raise found.fail("not Unicode: half a surrogate pair")
+        return text
 
     def items(self, name: str) -> list[_Field]:
         found = self.get(name)
@@ -263,6 +269,7 @@ def _node(node: _Field) -> Node:
     locality = node.get("locality") or _Field({}, "", "")
     try:
         text = json.dumps(metadata.value if metadata else {}, sort_keys=True, allow_nan=False)
+        _check(json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise node.fail(f"metadata: no JSON: {error}") from None
     return Node(
@@ -273,6 +280,22 @@ def _node(node: _Field) -> Node:
         locality.text("sub_zone"),
         text,
     )
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    """ValueError for what protobuf could not write."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH}")
+    match value:
+        case str():
+            value.encode()  # half a surrogate pair is a ValueError
+        case dict():
+            for key, item in value.items():
+                key.encode()
+                _check(item, depth + 1)
+        case list():
+            for item in value:
+                _check(item, depth + 1)
 
 
 def _authorities(table: _Field) -> tuple[Authority, ...]:

@@ -101,6 +101,13 @@ def creds(*values: Any) -> dict[str, Any]:
     return {"xds_servers": [{"server_uri": "s", "channel_creds": list(values)}]}
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
@@ -132,6 +139,9 @@ def creds(*values: Any) -> dict[str, Any]:
         ({**GOOD, "node": {"id": 5}}, "$.node.id: expected a string"),
         ({**GOOD, "node": {"metadata": []}}, "$.node.metadata: expected an object"),
         ({**GOOD, "node": {"metadata": {"a": {1}}}}, "$.node: metadata: no JSON"),
+        ({**GOOD, "node": {"metadata": nested(40)}}, "$.node: metadata: no JSON: nested deeper"),
+        ({**GOOD, "node": {"metadata": {"a": "\ud800"}}}, "$.node: metadata: no JSON: 'utf-8'"),
+        ({**GOOD, "node": {"id": "\ud800"}}, "$.node.id: not Unicode"),
         ({**GOOD, "authorities": []}, "$.authorities: expected an object"),
         (
             {**GOOD, "authorities": {"a": {"client_listener_resource_name_template": "%s"}}},
