@@ -6,11 +6,14 @@ What a test writes and reads this way says nothing about our own client, so it c
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import re
 import ssl
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -40,6 +43,7 @@ class Api:
         self._ca_file = ca_file
         self._tokens = threading.local()
         self._login: tuple[str, str] | None = None
+        self.authenticated = 0  # how often this object has asked for a token
 
     def call(self, path: str, **body: Any) -> dict[str, Any]:
         try:
@@ -58,24 +62,25 @@ class Api:
         request = urllib.request.Request(
             f"{self._url}/v3/{path}", json.dumps(body).encode(), headers, method="POST"
         )
-        tls = None
-        if self._ca_file is not None:
-            tls = ssl.create_default_context(cafile=self._ca_file)
-        # No proxy of the environment's comes between us and this machine.
-        handlers: list[Any] = [urllib.request.ProxyHandler({})]
-        if tls is not None:
-            handlers.append(urllib.request.HTTPSHandler(context=tls))
-        opener = urllib.request.build_opener(*handlers)
         try:
-            with opener.open(request, timeout=5) as response:
+            with self._opener().open(request, timeout=5) as response:
                 answer: dict[str, Any] = json.loads(response.read().splitlines()[0])
                 return answer
         except urllib.error.HTTPError as error:
             with error:
                 raise ApiError(error.read().decode(errors="replace")) from None
 
+    def _opener(self) -> urllib.request.OpenerDirector:
+        # No proxy of the environment's comes between us and this machine.
+        handlers: list[Any] = [urllib.request.ProxyHandler({})]
+        if self._ca_file is not None:
+            tls = ssl.create_default_context(cafile=self._ca_file)
+            handlers.append(urllib.request.HTTPSHandler(context=tls))
+        return urllib.request.build_opener(*handlers)
+
     def _token(self, name: str, password: str) -> str:
         if getattr(self._tokens, "value", None) is None:
+            self.authenticated += 1
             answer = self._call("auth/authenticate", {"name": name, "password": password})
             self._tokens.value = answer["token"]
         token: str = self._tokens.value
@@ -87,6 +92,15 @@ class Api:
         """Returns the revision."""
         answer = self.call("kv/put", key=_coded(key), value=_coded(value), lease=lease)
         return int(answer["header"]["revision"])
+
+    def put_many(self, items: Mapping[str, str]) -> None:
+        """In transactions as large as etcd takes by default."""
+        left = iter(items.items())
+        while some := tuple(itertools.islice(left, 128)):
+            puts = [
+                {"requestPut": {"key": _coded(key), "value": _coded(value)}} for key, value in some
+            ]
+            self.call("kv/txn", success=puts)
 
     def touch(self) -> None:
         """A write that changes nothing: there is a leader, and a quorum."""
@@ -126,6 +140,15 @@ class Api:
 
     def leases(self) -> set[int]:
         return {int(lease["ID"]) for lease in self.call("lease/leases").get("leases", ())}
+
+    def authentications(self) -> int:
+        """Authenticate calls that this member has answered since it was started."""
+        with self._opener().open(f"{self._url}/metrics", timeout=5) as response:
+            text = response.read().decode()
+        lines = re.findall(
+            r'^grpc_server_started_total{.*"Authenticate".*} (\d+)$', text, re.MULTILINE
+        )
+        return sum(map(int, lines))
 
     # -- the cluster -----------------------------------------------------------------------------
 

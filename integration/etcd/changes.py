@@ -36,8 +36,8 @@ class _Writer:
 
     def __init__(self, etcd: Cluster, service: str) -> None:
         self._channel: Any = grpc.insecure_channel(etcd.members[0].address)
-        self._put = self._channel.unary_unary("/etcdserverpb.KV/Put")
-        self._delete = self._channel.unary_unary("/etcdserverpb.KV/DeleteRange")
+        self._put: Any = self._channel.unary_unary("/etcdserverpb.KV/Put")
+        self._delete: Any = self._channel.unary_unary("/etcdserverpb.KV/DeleteRange")
         self._service = service
 
     def put(self, address: str) -> float:
