@@ -46,3 +46,13 @@ for _name in (
 ):
     POLICIES.register_lazy(f"{_name}_experimental", functools.partial(_with_children, _name))
 del _name
+
+
+def _xds() -> ResolverFactory:
+    """Its clusters may ask for any policy of the table."""
+    from grpclb.resolvers.xds.build import factory
+
+    return factory(POLICIES)
+
+
+RESOLVERS.register_lazy("xds", _xds)
