@@ -112,6 +112,20 @@ def test_a_connection_that_is_refused() -> None:
     )
 
 
+def test_credentials_that_never_come() -> None:
+    scene = Scene()
+
+    async def script() -> None:
+        scene.credentials.stuck = True
+        await scene.until(lambda: len(scene.errors) == 2, 70)
+        assert scene.errors[1] == f"{NAME}: no credentials for the API server: none in 60 s"
+        scene.credentials.stuck = False
+        scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: scene.now == {A}, 65)  # one more waits already
+
+    play(scene, script)
+
+
 # ---- Services that have nothing
 
 

@@ -156,6 +156,13 @@ def test_a_kubeconfig_that_is_none(text: str, tmp_path: Path) -> None:
     assert namespace(Access(kubeconfig=str(path))) == "default"
 
 
+@pytest.mark.parametrize("token", ["canary\r\nX-Evil: 1", "canary\u00e9"])
+def test_a_token_that_is_none(token: str, tmp_path: Path) -> None:
+    with pytest.raises(CredentialsError, match="no printable ASCII") as error:
+        grant(kubeconfig=write(tmp_path / "config", user={"token": token}))
+    assert "canary" not in repr(error.value)
+
+
 def test_no_token_goes_over_plain_http(tmp_path: Path) -> None:
     found = grant(kubeconfig=write(tmp_path / "config", cluster={"server": "http://h:8001"}))
     assert (found.token, found.origin.tls) == (None, None)

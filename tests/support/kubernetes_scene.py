@@ -26,9 +26,12 @@ class StubCredentials:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self.rejections = 0
+        self.stuck = False
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # in memory nobody asks for it
 
     async def grant(self) -> Grant:
+        if self.stuck:
+            await asyncio.Event().wait()
         return Grant(Origin("10.96.0.1", 443, self._tls), self._scene.token, "/token")
 
     def reject(self) -> None:

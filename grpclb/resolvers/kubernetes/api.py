@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -32,6 +33,7 @@ from grpclb.resolvers.thread import off_loop
 _INLINE = 131_072  # bytes of JSON that are parsed on the loop: a millisecond or two
 _MOST_ERROR = 1 << 20
 _MOST_RETRY_AFTER = 120.0
+_MOST_PLUGIN = 60.0  # seconds for a credential plugin
 _LABEL = "kubernetes.io/service-name"
 
 
@@ -171,9 +173,11 @@ class Api:
     async def session(self) -> AsyncIterator[Session]:
         """Raises ApiError, also where the credentials cannot be read."""
         try:
-            grant = await self._credentials.grant()
-        except (CredentialsError, FileError, ValueError) as error:
-            raise ApiError(f"no credentials for the API server: {error}") from None
+            async with asyncio.timeout(_MOST_PLUGIN):
+                grant = await self._credentials.grant()
+        except (CredentialsError, FileError, ValueError, TimeoutError) as error:
+            why = str(error) or f"none in {_MOST_PLUGIN:g} s"
+            raise ApiError(f"no credentials for the API server: {why}") from None
         async with Connection(grant.origin, self._opener, self.timeouts.connect) as connection:
             yield Session(self, grant, connection)
 

@@ -253,7 +253,7 @@ def _number(text: str, base: int) -> int:
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
-    if isinstance(error, OSError) and (error.errno or 0) > 0:
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)  # asyncio's own text is about the call that failed
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -63,6 +63,8 @@ class KubeconfigCredentials:
         token = found.get_api_key_with_prefix("BearerToken") or found.get_api_key_with_prefix(
             "authorization"
         )
+        if token and not (token.isascii() and token.isprintable()):
+            raise CredentialsError(f"{self._name()}: the token is no printable ASCII")
         url: str = found.host
         if url.startswith("http://"):
             return Grant(parse_origin(url, None), None, "no token over plain http")
