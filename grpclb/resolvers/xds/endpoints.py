@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from grpclb.core.address import Address, AddressError
@@ -12,6 +13,8 @@ from grpclb.resolvers.xds.resources import Drop, Endpoints, LbEndpoint, Locality
 
 _MOST_WEIGHT = 2**32 - 1
 _UNKNOWN, _HEALTHY, _DRAINING = 0, 1, 3  # HealthStatus
+# An update of a large cluster brings mostly the addresses of the one before.
+_ip = lru_cache(maxsize=65_536)(Address.ip)
 
 
 def read_endpoints(proto: Any, problems: Problems) -> Endpoints:
@@ -110,7 +113,7 @@ def _address(proto: Any, problems: Problems, at: _At) -> Address | None:
         return None
     socket = proto.socket_address
     try:
-        return Address.ip(socket.address, socket.port_value)
+        return _ip(socket.address, socket.port_value)
     except AddressError as error:
         problems.add(str(error), at(".endpoint.address.socket_address"))
         return None
