@@ -123,7 +123,7 @@ async def test_a_list_and_then_what_happens(etcd: FakeEtcd) -> None:
         await channel.until_addresses()
         assert "0 endpoints below key 'svc/'" in channel.good.note
         assert etcd.calls["Range"] == 1
-    assert etcd.watching == 0
+    await channel.until(lambda c: etcd.watching == 0)
 
 
 async def test_nothing_is_told_where_nothing_changed(etcd: FakeEtcd) -> None:
