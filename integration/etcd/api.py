@@ -126,6 +126,16 @@ class Api:
     def revision(self) -> int:
         return int(self.call("kv/range", key=_coded("\x01"))["header"]["revision"])
 
+    def watch_from(self, key: str, revision: int) -> dict[str, Any]:
+        """What etcd first has to say on a watch from so long ago, after "created"."""
+        create = {"key": _coded(key), "start_revision": revision}
+        body = json.dumps({"create_request": create}).encode()
+        request = urllib.request.Request(f"{self._url}/v3/watch", body, method="POST")
+        with self._opener().open(request, timeout=5) as response:
+            response.readline()
+            answer: dict[str, Any] = json.loads(response.readline())["result"]
+            return answer
+
     def compact(self) -> None:
         """Forget the past up to now."""
         self.call("kv/compaction", revision=self.revision(), physical=True)
