@@ -269,10 +269,18 @@ def test_tokens_that_expire_and_restarts_between_puts(
         expect_log("authentication failed")
 
 
-def test_an_idle_watch_is_not_sent_away(idle: Idle, etcd: Cluster, fleet: list[Backend]) -> None:
+def test_an_idle_watch_is_not_sent_away(
+    idle: Idle, etcd: Cluster, all_backends: list[Backend]
+) -> None:
     """F22: etcd closes connections that ping more often than every 5 s; ours do every 5.5 s."""
     time.sleep(max(0.0, idle.began + 14 - monotonic()))  # more pings than etcd forgives
     assert sum(idle.proxy.accepted().values()) == 1
-    etcd.api.put("idle/b", fleet[1].address)
-    eventually(lambda: len(held(idle.client)) == 2, 1 * SLACK)
+    address = all_backends[0].address
+    etcd.api.put("idle/a", f'{{"Addr": "{address}", "Metadata": {{"weight": 7}}}}')
+
+    def weights() -> list[int | None]:
+        found = snapshot(idle.client)["resolver"]["endpoints"]
+        return [endpoint["attributes"].get("weight") for endpoint in found]
+
+    eventually(lambda: weights() == [7], 1 * SLACK)
     assert sum(idle.proxy.accepted().values()) == 1
