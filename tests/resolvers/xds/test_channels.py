@@ -1,0 +1,99 @@
+"""Channels to ``xds:///svc``: a real management server, real backends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import grpclb
+import grpclb.xds
+from tests.retries.servers import Scripted
+from tests.selector.stacks import KINDS, AioStack, SyncStack
+from tests.support import xds_resources as make
+from tests.support.xds_server import XdsServer
+from tests.support.xds_world import World
+
+Stack = type[SyncStack] | type[AioStack]
+both = pytest.mark.parametrize("stack", [SyncStack, AioStack], ids=["sync", "aio"])
+
+
+@pytest.fixture(scope="module")
+def backends() -> Iterator[Scripted]:
+    scripted = Scripted(4)
+    yield scripted
+    scripted.stop()
+
+
+@pytest.fixture
+def world(backends: Scripted) -> Iterator[World]:
+    with XdsServer() as server:
+        yield World(server, backends)
+
+
+@both
+def test_every_kind_of_rpc_goes_where_routes_say(stack: Stack, world: World) -> None:
+    world.cluster("one", "ab")
+    world.cluster("two", "c")
+    exact = {"name": "user", "string_match": {"exact": "beta"}}
+    world.routes(
+        {"match": {"prefix": "", "headers": [exact]}, "route": {"cluster": "two"}},
+        make.route("one"),
+    )
+    world.publish()
+    with world.channel(stack) as channel:
+        for kind in KINDS:
+            assert world.goes_to(channel, ("user", "beta"), kind=kind) == "c"
+            assert world.goes_to(channel, kind=kind) in "ab"
+        seen = world.spread(channel, 40)
+        assert seen == {"a": 20, "b": 20}
+        snapshot = json.dumps(channel.channel.debug_snapshot())
+        assert "cluster:one" in snapshot
+    world.control.wait_for(lambda: world.control.open_streams == 0, "the stream to end")
+
+
+def test_an_xds_target_by_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.cluster("one", "a")
+    world.routes(make.route("one"))
+    world.publish()
+    monkeypatch.setenv("GRPC_XDS_BOOTSTRAP_CONFIG", json.dumps(world.control.bootstrap()))
+    with grpclb.insecure_channel("xds:///svc") as one, grpclb.insecure_channel("xds:///svc") as two:
+        for channel in (one, two):
+            assert channel.unary_unary("/s/unary_unary")(b"x", timeout=20) == b"x"
+        assert world.control.streams == 1, "channels share a stream"
+    monkeypatch.delenv("GRPC_XDS_BOOTSTRAP_CONFIG")
+    monkeypatch.delenv("GRPC_XDS_BOOTSTRAP", raising=False)
+    with pytest.raises(ValueError, match="no bootstrap: set GRPC_XDS_BOOTSTRAP"):
+        grpclb.insecure_channel("xds:///svc")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("xds:///", "nothing after xds:///"),
+        ("xds://nobody/svc", "the bootstrap has no authority 'nobody'; known: here"),
+    ],
+)
+def test_a_target_that_leads_nowhere(target: str, said: str) -> None:
+    server = {"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}
+    bootstrap = {"xds_servers": [server], "authorities": {"here": {}}}
+    with pytest.raises(ValueError, match=said):
+        grpclb.xds.resolver(target, bootstrap=bootstrap)
+
+
+def test_names_of_resources_and_hosts() -> None:
+    server = {"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}
+    bootstrap = {
+        "xds_servers": [server],
+        "client_default_listener_resource_name_template": "lis/%s",
+        "authorities": {"here": {}},
+    }
+    plain: Any = grpclb.xds.resolver("xds:///svc:80", bootstrap=bootstrap)
+    assert (plain._plan.listener, plain.authority) == ("lis/svc:80", "svc:80")
+    named: Any = grpclb.xds.resolver(
+        "xds://here/svc", bootstrap=bootstrap, options=[("grpc.default_authority", "other")]
+    )
+    assert named._plan.listener == "xdstp://here/envoy.config.listener.v3.Listener/svc"
+    assert named.authority == "other"
