@@ -67,6 +67,8 @@ def test_403_of_the_watch_alone_keeps_the_list_and_lists_again() -> None:
         scene.api.put(slice_object("api-1", "api", [B]))
         await scene.until(lambda: {B} in scene.lists, 2)
         assert scene.api.count("list") >= 2
+        # A channel joins the updates of 0.1 s, and would keep the failure only.
+        assert scene.told_at[1] - scene.told_at[0] > 0.25
 
     play(scene, script)
 

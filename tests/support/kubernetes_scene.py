@@ -48,6 +48,7 @@ class Scene:
         self.api = KubernetesApi()
         self.token = "token"
         self.told: list[ResolverState] = []
+        self.told_at: list[float] = []
         self.credentials = StubCredentials(self)
         self.plan = Plan(
             target,
@@ -76,6 +77,7 @@ class Scene:
 
     def take(self, state: ResolverState) -> bool:
         self.told.append(state)
+        self.told_at.append(asyncio.get_running_loop().time())
         return True
 
     def told_more_than(self, count: int) -> bool:
