@@ -164,7 +164,7 @@ def test_a_server_that_does_not_answer() -> None:
         run_virtual(main())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=100), place=st.integers(0, len(CHUNKED)), answer=st.booleans())
 def test_no_bytes_raise_anything_else(data: bytes, place: int, answer: bool) -> None:
     good = CHUNKED if answer else SIZED

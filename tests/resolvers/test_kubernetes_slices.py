@@ -357,7 +357,7 @@ def test_5000_endpoints_in_50_slices_are_cheap_to_change() -> None:
 Move = tuple[int, int, bool]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     moves=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7), st.booleans()), max_size=30),
     order=st.randoms(use_true_random=False),
@@ -482,7 +482,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(kind=st.sampled_from(["ADDED", "DELETED", "BOOKMARK", "ERROR"]), key=KEYS, value=JSON)
 def test_no_value_anywhere_raises_anything_else(
     kind: str, key: tuple[Any, ...], value: Any
@@ -501,7 +501,7 @@ def test_no_value_anywhere_raises_anything_else(
         assert all(len(remark) < 1_000 for remark in merged.remarks)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.binary(max_size=200), cut=st.integers(0, 400))
 def test_no_bytes_raise_anything_else(data: bytes, cut: int) -> None:
     good = line("ADDED", stamped("s", "7"))
