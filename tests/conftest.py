@@ -62,6 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.getLogger("asyncio").addHandler(_RECORDS)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported lives to the end: keep it out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 _FAILED = pytest.StashKey[bool]()
 
 

@@ -105,15 +105,3 @@ def out_of_time(*, days: int) -> tuple[str, Pair]:
     )
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems).decode()
     return ca.cert_pem.bytes().decode(), Pair(chain, leaf.private_key_pem.bytes().decode())
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _quick_garbage() -> Iterator[None]:
-    """Each command leaves grpc.aio's engine, in cycles, to the collector of the leak guard.
-
-    That is quick where it need not walk through all that was imported.
-    """
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
