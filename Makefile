@@ -50,7 +50,7 @@ bench: $(STAMP)-integration ## speed beside plain grpcio; writes benchmarks/RESU
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment, the caches and what the demo wrote
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
+	rm -rf $(VENV) .venv-xds .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .ci/reports .ci/tools demo-output kind-cluster/output dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
