@@ -192,7 +192,8 @@ class Resolution:
             _LOG.warning("%s: the resolver says that there are no endpoints", self._spec.target)
         self._error = self._negative_since = None
         self._good, self._good_at, self.config = state, self._applied_at, config
-        return self._apply(replace(state, endpoints=self._bounded(state.endpoints)), config)
+        endpoints = self._bounded(state.endpoints, whole=state.config_selector is not None)
+        return self._apply(replace(state, endpoints=endpoints), config)
 
     def _failed(self, state: ResolverState, status: Status, reported: bool) -> bool:
         """A failed look-up: a good list stays in use (P5), one whose name is gone does not."""
@@ -221,12 +222,13 @@ class Resolution:
         limit = self._spec.options.knob("grpclb.dns_negative_ttl_ms") / 1000
         return self._clock.now() - self._negative_since >= limit
 
-    def _bounded(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    def _bounded(self, endpoints: tuple[Endpoint, ...], whole: bool) -> tuple[Endpoint, ...]:
+        """`whole`: RPCs are routed to parts of the list, none of which may be missing."""
         if len(endpoints) > _MOST_ENDPOINTS:
             self._report.report("cap", f"{len(endpoints)} endpoints; {_MOST_ENDPOINTS} are used")
             endpoints = choose_subset(endpoints, _MOST_ENDPOINTS, self._seed, {})
         size = self._spec.options.knob("grpclb.subset_size")
-        if not size or len(endpoints) <= 2 * size:
+        if whole or not size or len(endpoints) <= 2 * size:
             return endpoints
         return choose_subset(endpoints, size, self._seed, self._ranks)
 

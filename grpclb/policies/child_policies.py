@@ -8,6 +8,7 @@ parent until it is READY (gRFC A61).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class ChildPolicy:
     `reported` is what the child last said; `state` is the sticky one, and `picker` belongs to it.
     """
 
-    __slots__ = ("_owner", "closed", "name", "picker", "reported", "state", "switch")
+    __slots__ = ("_owner", "closed", "given", "name", "picker", "reported", "state", "switch")
 
     def __init__(self, owner: ChildPolicies, name: str) -> None:
         self._owner = owner
@@ -56,6 +57,7 @@ class ChildPolicy:
         self.reported: ConnectivityState = CONNECTING
         self.state: ConnectivityState = CONNECTING
         self.picker: Picker = QUEUE_PICKER
+        self.given: tuple[PolicyConfig, ResolverState] | None = None  # if it was accepted
         self.switch = GracefulSwitch(self)
 
     @property
@@ -112,15 +114,18 @@ class ChildPolicies:
         state: ResolverState,
         configs: Mapping[str, PolicyConfig],
         groups: Mapping[str, Sequence[Endpoint]],
+        *,
+        only_news: bool = False,
     ) -> bool:
         """Have exactly the children of `configs`, each with its group of endpoints.
 
-        False if one of them cannot use what it was given.
+        False if one of them cannot use what it was given. `only_news` passes over children that
+        would be told the same again, with the same objects for endpoints.
         """
         self._quiet += 1
         accepted = True
         for name, config in configs.items():
-            accepted &= self.feed(name, state, config, groups.get(name, ()))
+            accepted &= self.feed(name, state, config, groups.get(name, ()), only_news=only_news)
         gone = [self.children.pop(name) for name in [*self.children] if name not in configs]
         self._quiet -= 1
         # The new picker first: nobody may pick from a child whose subchannels are released. And
@@ -131,7 +136,13 @@ class ChildPolicies:
         return accepted
 
     def feed(
-        self, name: str, state: ResolverState, config: PolicyConfig, endpoints: Iterable[Endpoint]
+        self,
+        name: str,
+        state: ResolverState,
+        config: PolicyConfig,
+        endpoints: Iterable[Endpoint],
+        *,
+        only_news: bool = False,
     ) -> bool:
         """Hand an update to one child, which is created if need be."""
         child = self.children.get(name)
@@ -143,7 +154,11 @@ class ChildPolicies:
             attributes=state.attributes,
             note=state.note,
         )
-        return child.switch.update(own, config)
+        if only_news and child.given is not None and _same(child.given, (config, own)):
+            return True
+        accepted = child.switch.update(own, config)
+        child.given = (config, own) if accepted else None
+        return accepted
 
     def drop(self, name: str) -> None:
         """Close one child, now."""
@@ -192,6 +207,20 @@ class ChildPolicies:
         self._idle_timer = None
         if self._idle:  # one that answers exit_idle with IDLE must not keep the loop busy
             self._idle_timer = self.helper.clock.call_later(_NEXT_EXIT_IDLE, self._connect_idle)
+
+
+def _same(
+    one: tuple[PolicyConfig, ResolverState], other: tuple[PolicyConfig, ResolverState]
+) -> bool:
+    before, now = one[1].endpoints, other[1].endpoints
+    if isinstance(before, Status) or isinstance(now, Status) or len(before) != len(now):
+        return False
+    # Endpoints one by one by identity, which is quick: equal ones are a chance, not a duty.
+    return (
+        all(map(operator.is_, before, now))
+        and one[1].attributes == other[1].attributes
+        and one[0] == other[0]
+    )
 
 
 def aggregate(states: Iterable[ConnectivityState]) -> ConnectivityState:

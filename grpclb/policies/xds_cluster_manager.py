@@ -72,7 +72,7 @@ class ClusterManager:
         endpoints = () if isinstance(state.endpoints, Status) else state.endpoints
         groups = self._splitter.split(endpoints)
         self._updating = True
-        self._children.update(state, config.children, groups)
+        self._children.update(state, config.children, groups, only_news=True)
         self._updating = False
         # What one cluster cannot use is no reason to resolve them all again.
         return True

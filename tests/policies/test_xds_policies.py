@@ -77,6 +77,22 @@ def test_a_new_cluster_is_known_with_the_update_that_brings_it() -> None:
     assert isinstance(house.helper.pick(to("a")), Fail)
 
 
+def test_a_cluster_is_told_only_what_is_news_to_it() -> None:
+    house = House()
+    balancer = house.build("xds_cluster_manager")
+    raw = {name: {"childPolicy": child(number)} for name, number in (("a", 1), ("b", 2))}
+    config = house.parse("xds_cluster_manager", children=raw)
+    one, two, other = at(A, "a"), at(B, "b"), at(C, "b")
+    balancer.update(state(one, two), config)
+    balancer.update(state(one, other), house.parse("xds_cluster_manager", children=raw))
+    balancer.update(ResolverState((one, other), attributes={"x": 1}), config)
+    balancer.update(state(one), config)
+    balancer.update(state(one), config)
+    first, second = house.stub.by_id(1), house.stub.by_id(2)
+    assert len(first.updates) == 3
+    assert [len(s.endpoints) for s, _ in second.updates] == [1, 1, 1, 0, 0], "it refused nobody"  # type: ignore[arg-type]
+
+
 def test_changes_of_many_clusters_are_published_once() -> None:
     house, _ = manager(a=1, b=2, c=3)
     published = len(house.helper.states)

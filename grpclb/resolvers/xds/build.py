@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 from grpclb.core.balancer import Policy
 from grpclb.core.registry import Registry
@@ -29,7 +28,7 @@ def factory(policies: Registry[Policy], bootstrap: Source | None = None) -> Reso
     kinds = Kinds.of(policies)
 
     def make(target: Target, context: ResolverContext) -> Resolver:
-        return build(target, context, load_bootstrap(bootstrap), kinds, policies.__contains__)
+        return build(target, context, load_bootstrap(bootstrap), kinds, policies)
 
     return make
 
@@ -39,7 +38,7 @@ def build(
     context: ResolverContext,
     bootstrap: Bootstrap,
     kinds: Kinds,
-    knows: Callable[[str], bool],
+    policies: Registry[Policy],
 ) -> XdsResolver:
     """The resolver of `target`. Raises ValueError for one that the bootstrap knows no way to."""
     if not target.endpoint:
@@ -60,7 +59,7 @@ def build(
         fill(template, target.endpoint),
         given if isinstance(given, str) and given else target.endpoint,
         kinds,
-        knows,
+        policies,
         # The channel may keep an update back for so long.
         _GRACE + context.options.get(_COALESCING_MS, _DEFAULT_COALESCING_MS) / 1000,
     )

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpclb.core.address import Endpoint
+from grpclb.core.balancer import Policy
 from grpclb.core.config_selector import ConfigSelector
+from grpclb.core.registry import Registry
 from grpclb.core.resolver import ResolverState, Update
 from grpclb.core.status import Status
 from grpclb.resolvers.xds.dependencies import Dependencies, LookUp
@@ -33,14 +35,14 @@ class Plan:
 
     `listener` is the resource's name, `authority` chooses the virtual host. `grace` is how long a
     cluster outlives its routes at least, in seconds: no less than the channel takes to apply an
-    update. `knows` tells whether there is a policy of that name.
+    update. Clusters choose among `policies`.
     """
 
     target: str
     listener: str
     authority: str
     kinds: Kinds
-    knows: Callable[[str], bool]
+    policies: Registry[Policy]
     grace: float = _GRACE
 
 
@@ -96,7 +98,7 @@ class _Session:
         self._update = update
         self._loop = asyncio.get_running_loop()
         self._dependencies = Dependencies(source, plan.kinds, look_up, self._look_soon)
-        self._tree = Tree(plan.knows)
+        self._tree = Tree(plan.policies)
         self._uses: dict[str, ClusterUse] = {}
         self._unrouted: dict[str, float] = {}  # since when
         self._last: dict[str, ClusterConfig | Status] = {}  # what was shown of each cluster
@@ -183,15 +185,15 @@ class _Session:
         self, clusters: Mapping[str, ClusterConfig | Status], selector: ConfigSelector
     ) -> None:
         self._last = dict(clusters)
-        raw, endpoints = self._tree.grow(clusters)
-        told = (raw, endpoints, selector)
+        config, endpoints = self._tree.grow(clusters)
+        told = (config, endpoints, selector)
         if self._told is not None and _same(self._told, told):
             return
         self._told = told
         self._update(
             ResolverState(
                 endpoints,
-                raw,
+                config,
                 config_selector=selector,
                 note=_note(self._plan, endpoints, clusters),
             )

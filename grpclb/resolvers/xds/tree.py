@@ -12,12 +12,16 @@ nobody below has to look at it twice.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from grpclb.core.address import Endpoint
 from grpclb.core.attributes import HIERARCHY, LOCALITY, LOCALITY_WEIGHT, WEIGHT
+from grpclb.core.balancer import Policy, PolicyConfig
+from grpclb.core.registry import Registry
+from grpclb.core.service_config import EMPTY, ServiceConfig
 from grpclb.core.status import Status
 from grpclb.resolvers.xds.resources import (
     Cluster,
@@ -30,6 +34,7 @@ from grpclb.resolvers.xds.resources import (
 from grpclb.resolvers.xds.survey import ClusterConfig, Leaf
 
 Json = dict[str, Any]
+MANAGER = "xds_cluster_manager_experimental"
 OUTLIER_DETECTION = "outlier_detection_experimental"
 
 _NOWHERE = LocalityId()
@@ -146,29 +151,35 @@ class _Branch:
 class Tree:
     """The state of all clusters, as a service config and endpoints."""
 
-    def __init__(self, knows: Callable[[str], bool]) -> None:
-        """`knows` tells whether there is a policy of that name."""
-        self._knows = knows
+    def __init__(self, policies: Registry[Policy]) -> None:
+        self._policies = policies
         self._branches: dict[str, _Branch] = {}
-        self._config: Json = {}
+        self._raw: Json = {}
+        self._config = EMPTY
 
     def grow(
         self, clusters: Mapping[str, ClusterConfig | Status]
-    ) -> tuple[Json, tuple[Endpoint, ...]]:
+    ) -> tuple[ServiceConfig, tuple[Endpoint, ...]]:
         """Exactly these clusters. The config is the same object as before if it is equal."""
         branches = {}
         for name, source in clusters.items():
             branch = branches[name] = self._branches.get(name) or _Branch(name)
-            branch.grow(source, self._knows)
+            branch.grow(source, self._policies.__contains__)
         self._branches = branches
         children = {child_name(name): branch.config for name, branch in branches.items()}
-        config: Json = {
-            "loadBalancingConfig": [{"xds_cluster_manager_experimental": {"children": children}}]
-        }
-        if config != self._config:
-            self._config = config
+        raw: Json = {"children": children}
+        if raw != self._raw:
+            self._raw, self._config = raw, self._service_config(raw)
         endpoints = tuple(itertools.chain(*(branch.endpoints for branch in branches.values())))
         return self._config, endpoints
+
+    def _service_config(self, raw: Json) -> ServiceConfig:
+        """Built here: the parser of strangers' documents takes no hundreds of clusters."""
+        manager = self._policies.require(MANAGER)
+        return ServiceConfig(
+            lb=PolicyConfig(manager, manager.parse_config(raw)),
+            text=json.dumps({"loadBalancingConfig": [{MANAGER: raw}]}),
+        )
 
 
 def _leaf(

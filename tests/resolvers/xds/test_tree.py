@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 
 from grpclb.control.registries import POLICIES
 from grpclb.core.address import Address, Endpoint
+from grpclb.core.balancer import Policy
+from grpclb.core.registry import Registry
 from grpclb.core.service_config import parse_service_config
 from grpclb.core.status import Status
+from grpclb.policies.priority import PriorityPolicy
+from grpclb.policies.round_robin import ROUND_ROBIN
+from grpclb.policies.xds_cluster_impl import ClusterImplPolicy
+from grpclb.policies.xds_cluster_manager import ClusterManagerPolicy
+from grpclb.policies.xds_wrr_locality import WrrLocalityPolicy
 from grpclb.resolvers.xds.resources import (
     Cluster,
     Drop,
@@ -22,6 +29,7 @@ from grpclb.resolvers.xds.resources import (
 )
 from grpclb.resolvers.xds.survey import ClusterConfig, Leaf
 from grpclb.resolvers.xds.tree import PriorityNames, Tree
+from tests.policies.stub import StubPolicy
 from tests.resolvers.xds.world import (
     LOCALITIES,
     MISSING,
@@ -39,14 +47,14 @@ def alone(cluster: Cluster, found: Any) -> ClusterConfig:
 
 
 def grow(tree: Tree, **clusters: ClusterConfig | Status) -> tuple[Any, tuple[Endpoint, ...]]:
-    """Checked by the parsers of the policies."""
-    raw, found = tree.grow(clusters)
-    parse_service_config(raw, find_policy=POLICIES.get)
-    return raw, found
+    """The config as a parser of service configs takes it, too."""
+    config, found = tree.grow(clusters)
+    assert parse_service_config(config.text, find_policy=POLICIES.get) == config
+    return config.raw, found
 
 
 def tree() -> Tree:
-    return Tree(POLICIES.__contains__)
+    return Tree(POLICIES)
 
 
 def priorities(raw: Any, cluster: str) -> tuple[list[str], dict[str, Any]]:
@@ -148,10 +156,16 @@ def test_a_cluster_in_trouble_has_its_own_branch() -> None:
 def test_outlier_detection_is_asked_for_where_there_is_such_a_policy() -> None:
     cluster = Cluster("a", EdsCluster("a"), LOCALITIES, outlier_detection={"interval": "5s"})
     config = alone(cluster, endpoints("a", (locality("x", "10.0.0.1:80"),)))
-    for known in (True, False):
-        raw, _ = Tree(lambda _, known=known: known).grow({"a": config})
-        assert ("outlier_detection_experimental" in str(raw)) is known
-        assert "xds_cluster_impl_experimental" in str(raw)
+    registry: Registry[Policy] = Registry("policy")
+    registry.register("round_robin", ROUND_ROBIN)
+    for make in (PriorityPolicy, ClusterImplPolicy, ClusterManagerPolicy, WrrLocalityPolicy):
+        registry.register(make.name, make(registry.get))
+    for known in (False, True):
+        if known:
+            registry.register("outlier_detection_experimental", StubPolicy("outliers"))
+        text = Tree(registry).grow({"a": config})[0].text
+        assert ("outlier_detection_experimental" in text) is known
+        assert "xds_cluster_impl_experimental" in text
 
 
 def test_what_did_not_change_is_the_same_object() -> None:
@@ -161,12 +175,12 @@ def test_what_did_not_change_is_the_same_object() -> None:
         return alone(eds_cluster("a"), endpoints("a", (locality("x", *addresses),)))
 
     other = alone(eds_cluster("b"), endpoints("b", (locality("y", "10.0.1.1:80"),)))
-    raw, before = grow(growing, a=config("10.0.0.1:80", "10.0.0.2:80"), b=other)
-    again, after = grow(growing, a=config("10.0.0.1:80", "10.0.0.3:80"), b=other)
-    assert again is raw, "other endpoints are no other config"
+    one, before = growing.grow({"a": config("10.0.0.1:80", "10.0.0.2:80"), "b": other})
+    again, after = growing.grow({"a": config("10.0.0.1:80", "10.0.0.3:80"), "b": other})
+    assert again is one, "other endpoints are no other config"
     kept = {str(e): e for e in before}
     assert [kept.get(str(e)) is e for e in after] == [True, False, True]
-    assert grow(growing, b=other)[0] is not raw
+    assert growing.grow({"b": other})[0] != one
 
 
 def test_a_priority_keeps_its_name_while_it_keeps_a_locality() -> None:

@@ -16,6 +16,7 @@ from grpclb.core.balancer import PickInfo
 from grpclb.core.config_selector import Selected, SelectResult
 from grpclb.core.resolver import Resolver, ResolverState, Update
 from grpclb.core.retry_config import RetryPolicy
+from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.resolvers.xds.ads import Ambient, Changed, Failed, News, Watcher
 from grpclb.resolvers.xds.kinds import Kinds, ResourceKind
@@ -178,7 +179,7 @@ class Scene:
         self.source = FakeSource()
         self.hosts: dict[str, FakeHost] = {}
         self.states: list[ResolverState] = []
-        plan = Plan("xds:///svc", "svc", authority, KINDS, POLICIES.__contains__, grace)
+        plan = Plan("xds:///svc", "svc", authority, KINDS, POLICIES, grace)
         self.resolver = XdsResolver(plan, self.source.open, self._host, Random(1))
         self._task: asyncio.Task[None] | None = None
 
@@ -223,8 +224,9 @@ class Scene:
 
     @property
     def clusters(self) -> set[str]:
-        raw: Any = self.states[-1].service_config
-        (manager,) = raw["loadBalancingConfig"][0].values()
+        config = self.states[-1].service_config
+        assert isinstance(config, ServiceConfig)
+        (manager,) = config.raw["loadBalancingConfig"][0].values()
         return {name.removeprefix("cluster:") for name in manager["children"]}
 
     def select(self, method: str = "/s/m", **headers: str) -> SelectResult:
