@@ -17,7 +17,17 @@ import grpc
 
 import grpclb
 
-_GROUPS = ("unary", "retries", "streams", "startup", "idle", "scale", "fairness", "etcd")
+_GROUPS = (
+    "unary",
+    "retries",
+    "streams",
+    "startup",
+    "idle",
+    "scale",
+    "fairness",
+    "etcd",
+    "kubernetes",
+)
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _PREFACE = """\
 # What grpclb costs
