@@ -29,7 +29,7 @@ from grpclb.aio.errors import (
     checked_metadata,
     rpc_error,
 )
-from grpclb.aio.pick import Unselected, pick_now, transport_of, wait_for_pick
+from grpclb.aio.pick import Seen, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.control.arguments import check_options
 from grpclb.control.failures import never_left, tell
@@ -99,7 +99,8 @@ class ClientCall(grpc.aio.Call):
         """Send it at once if there is a backend."""
         slot = self._engine.slot
         slot.used = True
-        result = pick_now(slot.current, self._info)
+        published = slot.current
+        result = pick_now(published, self._info)
         if type(result) is Pick:
             self._send(result)
         else:
@@ -107,10 +108,10 @@ class ClientCall(grpc.aio.Call):
                 metadata=checked_metadata(self._arguments.metadata)
             )
             check_options(self._arguments.credentials, self._arguments.compression)
-            self._find()
+            self._find((published, result))
 
-    def _find(self) -> None:
-        self._search = self._engine.works().spawn(_find(weakref.ref(self)))
+    def _find(self, seen: Seen | None = None) -> None:
+        self._search = self._engine.works().spawn(_find(weakref.ref(self), seen))
 
     def select(self, queued_at: float | None = None) -> bool:
         """Ask the config selector (gRFC A31). False: that was the end of the RPC."""
@@ -314,9 +315,9 @@ class ClientCall(grpc.aio.Call):
 
 
 class _UnaryResponse(ClientCall):
-    def _find(self) -> None:
+    def _find(self, seen: Seen | None = None) -> None:
         # Fire and forget, as in grpcio: it is sent and runs to its end though nobody holds it.
-        self._search = self._engine.works().spawn(_find(lambda: self))
+        self._search = self._engine.works().spawn(_find(lambda: self, seen))
 
     def __await__(self) -> Generator[Any, None, Any]:
         while True:
@@ -498,7 +499,7 @@ class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCal
     """grpc.aio.StreamStreamCall, balanced."""
 
 
-async def _find(reference: Callable[[], ClientCall | None]) -> None:
+async def _find(reference: Callable[[], ClientCall | None], seen: Seen | None) -> None:
     """Wait for a backend without keeping the call object alive, unless `reference` does."""
     call = reference()
     queued_at = monotonic()
@@ -510,9 +511,12 @@ async def _find(reference: Callable[[], ClientCall | None]) -> None:
         wait_for_ready = call._arguments.wait_for_ready
         del call
         try:
-            result = await wait_for_pick(engine, info, deadline, wait_for_ready, queued_at)
+            result = await wait_for_pick(
+                engine, info, deadline, wait_for_ready, queued_at, seen=seen
+            )
         except grpc.aio.UsageError:
             result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
+        seen = None
         call = reference()
         if call is None or call._inner is not None:
             return

@@ -47,10 +47,12 @@ class RetriedUnaryUnaryCall(RetriedUnaryResponse, UnaryUnaryCall):
             and method_config.attempt_timeout is None
             and len(arguments.request) <= engine.spec.options.replay_limit
         ):
-            result = pick_now(slot.current, self._info)
+            published = slot.current
+            result = pick_now(published, self._info)
             if type(result) is Pick:
                 self._send_first(result)
                 return
+            self._seen = (published, result)
         self._use_machine()
         self.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from time import monotonic
+from typing import TypeAlias
 
 import grpc
 
@@ -22,6 +23,9 @@ from grpclb.core.status import Status
 _STALE_PICKS = range(8)  # picks whose backend turned out not to be ready, before waiting for news
 _STALE_WAIT = 0.02  # seconds; the state of a stale backend is being looked at meanwhile
 _NEVER_SENT = CallOutcome(grpc.StatusCode.UNAVAILABLE)
+# What a picker has answered already: an RPC asks it once, or a policy that drops one in ten would
+# drop one in a hundred.
+Seen: TypeAlias = tuple[Published, PickResult | None]
 
 
 class Unselected:
@@ -70,16 +74,21 @@ async def wait_for_pick(
     wait_for_ready: bool | None,
     began: float,
     records: Sequence[AttemptRecord] = (),
+    seen: Seen | None = None,
 ) -> Pick | Status | Unselected:
     """A backend, once there is one; or the status with which the RPC ends without.
 
     `began` is when the RPC did, `records` are its attempts so far: for the error at the deadline.
+    `seen` is what the picker said to it just now.
     """
     while True:
         published = engine.slot.current
         if published.selector is not None and info.attributes is NO_ATTRIBUTES:
             return Unselected()
-        result = pick_now(published, info)
+        if seen is None:
+            result = pick_now(published, info)
+        else:
+            (published, result), seen = seen, None
         if type(result) is Pick:
             return result
         failure = failure_of(engine, published, result, wait_for_ready)

@@ -109,7 +109,7 @@ class RetriedRequests(RetriedCall):
                 self._commit(max(live, key=lambda t: t.position))
         self._news()
         try:
-            while not self._final and all(t.position <= place for t in self._tries.values()):
+            while self._holds_up(place):
                 await asyncio.shield(self.next_news())
         except asyncio.CancelledError:
             self.cancel()
@@ -120,6 +120,20 @@ class RetriedRequests(RetriedCall):
                 self._is_error(self._inner, error)
                 raise error
             raise asyncio.InvalidStateError(ALREADY_FINISHED)
+
+    def _holds_up(self, place: int) -> bool:
+        """Whether a message has to wait for an attempt to send it.
+
+        Between two attempts none can: it is kept for the next one, unless that is too much to keep.
+        """
+        tries = self._tries.values()
+        if self._final or any(t.position > place for t in tries):
+            return False
+        return self._overflowed or any(not t.ended and not t.cancelled for t in tries)
+
+    def _try_is_over(self, one: Try) -> None:
+        super()._try_is_over(one)
+        self._news()
 
     def _reserve(self, size: int) -> bool:
         limit = self._engine.spec.options.replay_limit

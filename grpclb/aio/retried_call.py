@@ -28,7 +28,7 @@ from grpclb.aio.errors import (
     LOCALLY_CANCELLED,
     EndedCall,
 )
-from grpclb.aio.pick import DroppedStatus, Unselected, pick_now, transport_of, wait_for_pick
+from grpclb.aio.pick import DroppedStatus, Seen, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.aio.tries import Try, attempt_timed_out, error_of, headers_of, is_being_cancelled
 from grpclb.control.attempt_log import AttemptRecord, attach, describe
@@ -69,6 +69,7 @@ class RetriedCall(ClientCall):
         self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
         self._timers: list[asyncio.TimerHandle] = []
+        self._seen: Seen | None = None  # what the picker said to the first attempt
         self._handed_over = False  # and so the caller is out of reach of exceptions
 
     @property
@@ -121,12 +122,15 @@ class RetriedCall(ClientCall):
     def _begin(self, one: Try) -> None:
         if one.attempt.timeout is not None:
             self._later(one.attempt.timeout, RetriedCall._attempt_timeout, one)
-        if not one.attempt.transparent:
-            result = pick_now(self._engine.slot.current, self._pick_info())
+        seen, self._seen = self._seen, None
+        if not one.attempt.transparent and seen is None:
+            published = self._engine.slot.current
+            result = pick_now(published, self._pick_info())
             if type(result) is Pick:
                 self._dispatch(one, result)
                 return
-        one.search = self._engine.works().spawn(_search(weakref.ref(self), one))
+            seen = (published, result)
+        one.search = self._engine.works().spawn(_search(weakref.ref(self), one, seen))
 
     def _pick_info(self) -> PickInfo:
         if len(self._tries) == 1 and not self._arguments.metadata:
@@ -404,7 +408,7 @@ def _on_existing(
         method(call, *arguments)
 
 
-async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
+async def _search(reference: weakref.ref[RetriedCall], one: Try, seen: Seen | None) -> None:
     """Wait for a backend without keeping the call object alive."""
     if one.attempt.transparent:
         await asyncio.sleep(_STALE_WAIT)  # the backend that was lost is being looked at
@@ -417,7 +421,8 @@ async def _search(reference: weakref.ref[RetriedCall], one: Try) -> None:
         wait_for_ready = call._arguments.wait_for_ready
         began, records = call._tries[0].started, call._records
         del call
-        result = await wait_for_pick(engine, info, deadline, wait_for_ready, began, records)
+        result = await wait_for_pick(engine, info, deadline, wait_for_ready, began, records, seen)
+        seen = None
         call = reference()
         if call is None or one.cancelled or one.ended or call._final:
             return

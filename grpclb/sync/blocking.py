@@ -32,7 +32,7 @@ from grpclb.sync.errors import (
     DroppedFailure,
     RpcFailure,
 )
-from grpclb.sync.pick import pick_now, transport_of, wait_for_pick
+from grpclb.sync.pick import Seen, pick_now, transport_of, wait_for_pick
 from grpclb.sync.replay import ReplayedRequests
 from grpclb.sync.tries import attempt_timed_out, is_too_large, with_attempt_number
 
@@ -55,15 +55,17 @@ def send_first(
 ) -> tuple[bool, Any]:
     """The first attempt, if a backend is ready.
 
-    (True, what the RPC returns); or (False, how it `Failed`), or (False, None): it was not sent.
+    (True, what the RPC returns); or (False, how it `Failed`), or (False, what the picker said):
+    it was not sent.
     Most RPCs end with their first attempt, and well, so it does without the machinery of retries.
     Raises for wrong arguments.
     """
     info = arguments.info(method)
     started = monotonic()
-    pick = pick_now(engine, engine.slot.current, info)
+    published = engine.slot.current
+    pick = pick_now(engine, published, info)
     if type(pick) is not Pick:
-        return False, None
+        return False, (published, pick)
     transport = transport_of(pick)
     call = transport.callable(method)
     transport.calls.append(None)
@@ -81,7 +83,7 @@ def send_first(
     except BaseException as error:
         tell(pick, _DROPPED)
         if isinstance(error, ValueError) and transport.closed and not engine.closed:
-            return False, None  # its backend was let go since the pick
+            return False, (published, None)  # its backend was let go since the pick
         raise
     finally:
         transport.calls.pop()
@@ -122,14 +124,21 @@ class BlockingRetries:
         self._records: list[AttemptRecord] = []
         self._ends: dict[int, Any] = {}  # by serial: the error
         self._current: Attempt | None = None
+        self._seen: Seen | None = None
         # A request stream that overflows its buffer reports so on grpcio's thread.
         self._lock = threading.Lock()
 
-    def run(self, failed: Failed | None) -> Any:
+    def run(self, first: Failed | Seen | None) -> Any:
         """The response, or (response, call); raises the error of the attempt that counts.
 
-        `failed` is the first attempt, if `send_first` carried it out.
+        `first` is what `send_first` came to, if it was called.
         """
+        failed: Failed | None = None
+        if first is not None:
+            if len(first) == 3:
+                failed = first
+            else:
+                self._seen = first
         try:
             return self._run(failed)
         finally:
@@ -237,13 +246,17 @@ class BlockingRetries:
         info = arguments.info(self._method, self._tried)
         left = self._time_left(attempt, started)
         deadline = None if left is None else monotonic() + left
+        seen, self._seen = self._seen, None
         if attempt.transparent:
             engine.closing.wait(_STALE_WAIT)  # the backend that was lost is being looked at
-        elif type(pick := pick_now(engine, engine.slot.current, info)) is Pick:
-            return pick
-        return wait_for_pick(
-            engine, info, deadline, arguments.wait_for_ready, self._began, self._records
-        )
+        elif seen is None:
+            published = engine.slot.current
+            pick = pick_now(engine, published, info)
+            if type(pick) is Pick:
+                return pick
+            seen = (published, pick)
+        wait_for_ready, records = arguments.wait_for_ready, self._records
+        return wait_for_pick(engine, info, deadline, wait_for_ready, self._began, records, seen)
 
     def _failed(
         self, attempt: Attempt, pick: Pick, error: Any, started: float

@@ -33,7 +33,7 @@ from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
-from grpclb.sync.pick import failure_of, pick_now, transport_of
+from grpclb.sync.pick import Seen, failure_of, pick_now, transport_of
 from grpclb.sync.requests import Requests
 from grpclb.sync.subchannel import SyncTransport
 
@@ -101,11 +101,13 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         """In the caller's thread: send it at once if there is a backend."""
         self._engine.slot.used = True
         published = self._engine.slot.current
+        seen: Seen | None = None
         if published.selector is None or self._arguments.selection is not None:
             result = pick_now(self._engine, published, self._info)
             if type(result) is Pick:
                 self._send(result)
                 return
+            seen = (published, result)
         self._queued_at = monotonic()
         self._arguments = self._arguments._replace(metadata=kept(self._arguments.metadata))
         check_metadata(self._arguments.metadata)
@@ -118,9 +120,9 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         self._engine.wake()
         if self._deadline is not None:
             self._arm_deadline()
-        self._look()
+        self._look(seen)
 
-    def _look(self) -> None:
+    def _look(self, seen: Seen | None = None) -> None:
         """Pick until there is an answer; where there is none yet, come back with the next picker.
 
         Runs in the caller's thread, on the control loop, or where grpcio reports an end.
@@ -131,7 +133,10 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             if published.selector is not None and self._arguments.selection is None:
                 self._select(published)
                 continue
-            result = pick_now(engine, published, self._info)
+            if seen is None:
+                result = pick_now(engine, published, self._info)
+            else:
+                (published, result), seen = seen, None
             if type(result) is Pick:
                 self._take_timeout(published.config)
                 self._send(result)

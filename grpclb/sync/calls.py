@@ -104,10 +104,12 @@ class _MultiCallable:
         plain = not metadata and selection is None
         info = method.info if plain else info_of(method, metadata, selection)
         pick = pick_now(engine, published, info)
+        fresh = True
         while True:
             if type(pick) is not Pick:
                 since = _beginning(began, deadline, allowed)
-                pick = wait_for_pick(engine, info, deadline, wait_for_ready, since)
+                seen = (published, pick) if fresh else None
+                pick = wait_for_pick(engine, info, deadline, wait_for_ready, since, seen=seen)
                 timeout = None if deadline is None else deadline - monotonic()
             transport = transport_of(pick)
             call = transport.callable(method)
@@ -123,7 +125,7 @@ class _MultiCallable:
                 if deadline is not None and deadline <= monotonic():
                     since = _beginning(began, deadline, allowed)
                     raise RpcFailure(engine.out_of_time(since)) from None
-                pick = None
+                pick, fresh = None, False
                 continue
             finally:
                 transport.calls.pop()

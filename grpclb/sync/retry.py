@@ -25,6 +25,7 @@ from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
     CLOSED,
 )
+from grpclb.sync.pick import Seen
 from grpclb.sync.replay import ReplayedRequests
 from grpclb.sync.requests import Requests
 from grpclb.sync.retried_call import RetriedCall, on_existing
@@ -55,7 +56,7 @@ def blocking(
     timeout, now = arguments.timeout, monotonic()
     deadline = None if timeout is None else now + timeout
     twin = method.with_bytes()
-    failed: Failed | None = None
+    first: Failed | Seen | None = None
     if type(arguments.request) is not Requests:
         arguments = _replayable(engine, method, arguments, _no_stream)
         if method_config.attempt_timeout is None and not is_too_large(engine, arguments.request):
@@ -63,7 +64,7 @@ def blocking(
             if done:
                 engine.retries.record_success(config)
                 return ended
-            failed = ended
+            first = ended
     machine = engine.retries.machine(config, method_config, deadline)
     retries = BlockingRetries(
         engine, twin, machine, deadline, with_call, now if began is None else began
@@ -71,7 +72,7 @@ def blocking(
     if type(arguments.request) is Requests:
         arguments = _replayable(engine, method, arguments, retries.commit_to)
     retries.arguments = arguments
-    return retries.run(failed)
+    return retries.run(first)
 
 
 def beside(
