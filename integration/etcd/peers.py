@@ -4,7 +4,7 @@
     python -W ignore -m integration.etcd.peers pyetcd 2379 list shop/
     python -W ignore -m integration.etcd.peers etcd3 2379 follow shop 2
 
-`follow` hands the client to a grpclb channel, and prints who has answered its RPCs as soon as so many
+`follow` hands the client to a grpclb channel, and prints who has answered its RPCs once so many
 have; then the same for a channel with our own client, in the same process.
 """
 
