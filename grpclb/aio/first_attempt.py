@@ -77,6 +77,7 @@ class RetriedUnaryUnaryCall(RetriedUnaryResponse, UnaryUnaryCall):
             tell(pick, DROPPED)
             raise
         transport.inflight += 1
+        self._engine.held.add(self)
         self._first, self._pick, self._inner = transport, pick, inner
         inner.add_done_callback(functools.partial(_first_ended, weakref.ref(self), pick, transport))
 

@@ -374,7 +374,11 @@ class RetriedUnaryResponse(RetriedCall):
     def start(self) -> None:
         super().start()
         if not self._final:
-            self._hold()  # fire and forget, as in grpcio
+            self._engine.held.add(self)  # fire and forget, as in grpcio
+
+    def _finish(self) -> None:
+        self._engine.held.discard(self)
+        super()._finish()
 
     def __await__(self) -> Generator[Any, None, Any]:
         while True:

@@ -142,6 +142,23 @@ def test_a_dropped_call_with_a_callback_goes_on(
         assert not channel._engine.held
 
 
+def test_a_unary_call_that_nobody_waits_for_is_retried(stack: Stack, servers: Scripted) -> None:
+    """Fire and forget is for aio; a sync future that nobody holds is cancelled, as in grpcio."""
+    name = key()
+    channel = stack.open(servers.target, service_config=config())
+    warm = stack.begin(channel, "unary_unary", b"")
+    assert warm.end().code is grpc.StatusCode.OK
+    metadata = servers.script(name, {**UNAVAILABLE, "delay": 0.05}, UNAVAILABLE)
+    rpc = stack.begin(channel, "unary_unary", b"x", metadata=metadata)
+    eventually(lambda: servers.attempts_of(name))
+    rpc.drop()
+    if stack.name == "aio":
+        eventually(lambda: len(servers.attempts_of(name)) == 3)
+    else:
+        eventually(lambda: name in servers.cancelled)
+    eventually(lambda: not channel._engine.held)
+
+
 @pytest.mark.parametrize("policy", ["none", "retry", "hedge"])
 def test_a_dropped_stream_is_cancelled(policy: str, stack: Stack, servers: Scripted) -> None:
     name = key()
