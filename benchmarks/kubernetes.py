@@ -24,7 +24,7 @@ import grpclb.aio
 import grpclb.kubernetes
 from benchmarks.report import heading, table
 from tests.support.backend import Backend, steer
-from tests.support.kubernetes_api import endpoint_object, slice_object
+from tests.support.kubernetes_objects import endpoint_object, slice_object
 
 _CHANGES = 200
 _TARGET = "kubernetes:///api.shop:grpc"
@@ -39,7 +39,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.kubernetes_api"],
+            [sys.executable, "-m", "tests.support.kubernetes_tls"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -17,13 +17,9 @@ import trustme
 import grpclb
 import grpclb.kubernetes
 from tests.support.backend import Backend, steer
-from tests.support.kubernetes_api import (
-    Fault,
-    KubernetesApi,
-    TlsServer,
-    endpoint_object,
-    slice_object,
-)
+from tests.support.kubernetes_api import Fault, KubernetesApi
+from tests.support.kubernetes_objects import endpoint_object, slice_object
+from tests.support.kubernetes_tls import TlsServer
 from tests.support.tls import Authority
 
 TARGET = "kubernetes:///api.shop:grpc"

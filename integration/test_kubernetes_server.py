@@ -29,8 +29,10 @@ import grpclb.kubernetes
 from grpclb import Status
 from grpclb.resolvers.kubernetes.api import Timeouts
 from grpclb.resolvers.kubernetes.resolver import Plan
-from tests.support.kubernetes_api import Fault, TlsServer, endpoint_object, slice_object
+from tests.support.kubernetes_api import Fault
+from tests.support.kubernetes_objects import endpoint_object, slice_object
 from tests.support.kubernetes_scene import addresses
+from tests.support.kubernetes_tls import TlsServer
 
 _URL = os.environ.get("GRPCLB_KUBERNETES_API")
 A, B, C, D = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"

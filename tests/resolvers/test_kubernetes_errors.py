@@ -1,30 +1,18 @@
-"""What a person is told: refusals, missing Services, wrong credentials; and that no secret is."""
+"""What a person is told: refusals, missing Services, wrong ports; and that no secret is."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import ssl
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
-import grpclb
-import grpclb.kubernetes
-from grpclb.control.channel_spec import build_spec
-from grpclb.core.target import parse_target
-from grpclb.resolvers.kubernetes import build as build_module
-from grpclb.resolvers.kubernetes import credentials, kubeconfig
-from grpclb.resolvers.kubernetes.credentials import Access, FileCredentials, Grant, tls_context
-from grpclb.resolvers.kubernetes.files import FileError, read_file, read_text, trust
+from grpclb.resolvers.kubernetes.credentials import Grant
 from grpclb.resolvers.kubernetes.http import Origin
-from tests.support.kubernetes_api import Fault, endpoint_object, slice_object, status_object
+from tests.support.kubernetes_api import Fault
+from tests.support.kubernetes_objects import endpoint_object, slice_object, status_object
 from tests.support.kubernetes_scene import Scene, play
 
 A, B = "10.0.0.1", "10.0.0.2"
@@ -237,192 +225,3 @@ def test_the_token_is_nowhere_to_be_seen(caplog: pytest.LogCaptureFixture) -> No
     assert len(texts) == 13
     assert "***" in texts[0]
     assert token not in "".join(texts) + caplog.text
-
-
-# ---- files (FIGURES F44)
-
-
-def bad_files(folder: Path) -> dict[str, Path]:
-    files = {name: folder / name for name in ("missing", "empty", "folder", "fifo", "large", "nul")}
-    files["empty"].write_text(" \n")
-    files["folder"].mkdir()
-    os.mkfifo(files["fifo"])
-    with files["large"].open("wb") as file:
-        file.truncate(100 << 20)
-    files["nul"] = folder / "a\0b"
-    return files
-
-
-@pytest.mark.parametrize("kind", ["missing", "empty", "folder", "fifo", "large", "nul"])
-def test_files_that_are_none(kind: str, tmp_path: Path) -> None:
-    path = str(bad_files(tmp_path)[kind])
-    began = time.monotonic()
-    for use in (read_file, read_text, lambda p: trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), p)):
-        with pytest.raises(FileError):
-            use(path)
-    access = Access("https://127.0.0.1:1", token_file=path)
-    for client in (
-        FileCredentials(access),
-        kubeconfig.KubeconfigCredentials(Access(kubeconfig=path)),
-    ):
-        with pytest.raises((FileError, credentials.CredentialsError)):
-            asyncio.run(client.grant())
-    assert time.monotonic() - began < 3
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="platform: root may read everything")
-def test_a_file_that_we_may_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_text("t")
-    path.chmod(0)
-    with pytest.raises(FileError, match="Permission denied"):
-        read_text(str(path))
-
-
-def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "token"
-    path.write_text("t")
-    real, reads = os.read, []
-
-    def read(descriptor: int, size: int) -> bytes:
-        data = real(descriptor, size)
-        reads.append(data)
-        if len(reads) < most:
-            path.write_text("tu"[len(reads) % 2])
-        return data
-
-    monkeypatch.setattr(os, "read", read)
-    most = 1_000
-    with pytest.raises(FileError, match="changes all the time"):
-        read_text(str(path))
-    reads.clear()
-    most = 3  # it changes twice and comes to rest
-    assert read_text(str(path)) in "tu"
-
-
-def test_a_token_of_several_words_is_none(tmp_path: Path) -> None:
-    for text in ("a b", "a\r\nX-Evil: b", "é", "a\x01"):
-        (tmp_path / "token").write_text(text)
-        with pytest.raises(FileError, match="one word") as error:
-            read_text(str(tmp_path / "token"))
-        assert text not in str(error.value)
-
-
-def test_all_certificates_of_a_file_or_none(tmp_path: Path) -> None:
-    one, two = (trustme.CA().cert_pem.bytes().decode() for _ in range(2))
-    path = tmp_path / "ca.crt"
-
-    def load(text: str) -> int:
-        path.write_text(text)
-        context = tls_context(str(path), None, None, verify=True)
-        assert context.verify_mode is ssl.CERT_REQUIRED
-        assert context.check_hostname
-        return context.cert_store_stats()["x509"]
-
-    assert load(f"# two\n{one}\n{two}") == 2
-    for broken in ("no PEM", one + two[:200], one + two.replace("M", "\x00", 3), one[:-30]):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        path.write_text(broken)
-        with pytest.raises(FileError, match=r"ca\.crt"):
-            trust(context, str(path))
-        assert context.cert_store_stats()["x509"] == 0
-
-
-# ---- where credentials come from
-
-
-@pytest.fixture
-def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This process runs in a pod of the namespace ``mine``."""
-    (tmp_path / "token").write_text("pod-token\n")
-    (tmp_path / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    (tmp_path / "namespace").write_text("mine")
-    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", str(tmp_path))
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
-    return tmp_path
-
-
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-
-
-def test_in_a_pod(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = FileCredentials(Access())
-    grant = asyncio.run(found.grant())
-    assert (str(grant.origin), grant.token) == ("https://10.96.0.1:6443", "pod-token")
-    assert asyncio.run(found.namespace()) == "mine"
-    tls = grant.origin.tls
-    (pod / "token").write_text("rotated")
-    grant = asyncio.run(found.grant())
-    assert grant.token == "rotated"
-    assert grant.origin.tls is tls
-    (pod / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    assert asyncio.run(found.grant()).origin.tls is not tls
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
-    assert str(asyncio.run(found.grant()).origin) == "https://[fd00::1]:6443"
-
-
-@pytest.mark.parametrize(
-    ("target", "authority"),
-    [
-        ("kubernetes:///api", "api.mine.svc"),
-        ("kubernetes:///api:grpc", "api.mine.svc"),
-        ("kubernetes:///api.shop:50051", "api.shop.svc"),
-        ("kubernetes://shop/api", "api.shop.svc"),
-    ],
-)
-def test_the_name_that_backends_must_prove(pod: Path, target: str, authority: str) -> None:
-    assert build_spec(target, None, None, None).authority == authority
-    resolver = grpclb.kubernetes.resolver(target, api_server="https://a", namespace="mine")
-    assert build_spec(target, None, None, resolver).authority == authority
-    for name in ("grpc.default_authority", "grpc.ssl_target_name_override"):
-        assert build_spec(target, [(name, "other")], None, None).authority == "other"
-
-
-def test_outside_without_the_package(outside: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kubernetes", None)
-    monkeypatch.setattr(kubeconfig, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'grpclb-client\[kubernetes\]'"):
-        grpclb.insecure_channel("kubernetes:///api")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        ({"api_server": "10.0.0.1:443"}, "expected https://host:port"),
-        ({"api_server": "https://u:secret@h"}, "got a URL with more"),
-        ({"api_server": "ftp://h"}, "expected https://host:port"),
-        ({"api_server": "https://h:99999"}, "Port out of range"),
-        ({"api_server": "http://h", "token_file": "/t"}, "no token and no certificate is sent"),
-        ({"api_server": "https://h", "context": "c"}, "exclude each other"),
-        ({"api_server": "https://h", "client_cert_file": "/c"}, "belong together"),
-        ({"api_server": "https://h", "namespace": "a/b"}, "namespace 'a/b'"),
-        ({"api_server": "https://h", "families": ("ipv5",)}, "families must be some of"),
-    ],
-)
-def test_wrong_arguments(arguments: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=r".") as error:
-        grpclb.kubernetes.resolver("kubernetes:///api", **arguments)
-    assert problem in str(error.value)
-    assert "secret" not in str(error.value)
-
-
-def test_a_wrong_target_is_told_at_once(pod: Path) -> None:
-    with pytest.raises(ValueError, match="port name 'GRPC'"):
-        grpclb.insecure_channel("kubernetes:///api:GRPC")
-    with pytest.raises(ValueError, match="expected kubernetes:///service"):
-        grpclb.kubernetes.resolver("api:50051")
-    with pytest.raises(ValueError, match="unknown scheme 'dns'; known: kubernetes"):
-        grpclb.kubernetes.resolver("dns:///api")
-
-
-def test_a_factory_takes_the_arguments_for_all_targets() -> None:
-    make = grpclb.kubernetes.factory(api_server="https://h:1", namespace="mine")
-    target = parse_target("kubernetes:///api", ["kubernetes"])
-    made = make(target, grpclb.ResolverContext(random=None))  # type: ignore[arg-type]
-    assert repr(made) == "<KubernetesResolver kubernetes:///api>"
-    assert made.authority == "api.mine.svc"  # type: ignore[attr-defined]
-    assert build_module.make_credentials(Access("https://h:1")) is not None

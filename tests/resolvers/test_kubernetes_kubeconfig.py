@@ -18,7 +18,8 @@ from grpclb.control.channel_spec import build_spec
 from grpclb.resolvers.kubernetes.credentials import Access, CredentialsError, Grant
 from grpclb.resolvers.kubernetes.files import FileError
 from grpclb.resolvers.kubernetes.kubeconfig import KubeconfigCredentials, namespace
-from tests.support.kubernetes_api import TlsServer, slice_object
+from tests.support.kubernetes_objects import slice_object
+from tests.support.kubernetes_tls import TlsServer
 from tests.support.tls import Authority
 
 pytest.importorskip("kubernetes", reason="pip install -e '.[test]'")
