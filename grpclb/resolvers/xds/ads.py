@@ -301,17 +301,19 @@ class AdsMachine:
         found, errors, nameless = self._parse(kind, response)
         stream.reply(kind, response.version, response.nonce, "; ".join(errors))
         for name, (parsed, raw) in found.items():
-            stream.came(kind, name)
             entry = self._entries[kind].get(name)
-            if entry is None:
+            if entry is None:  # and if somebody watches it later, it has to come again
                 continue
+            stream.came(kind, name)
             if parsed.resource is not None:
                 self._accept(entry, parsed.resource, raw, response.version)
             else:
                 self._refuse(entry, kind, parsed, stream.server)
         for name, status in response.errors:
-            stream.came(kind, name)
-            self._server_error(kind, name, status, stream.server)
+            entry = self._entries[kind].get(name)
+            if entry is not None:
+                stream.came(kind, name)
+                self._server_error(entry, f"{kind.short} resource {name!r}", status, stream.server)
         # A resource whose name could not be read may be any of those that seem to be missing.
         if kind.whole and not nameless:
             told = {name for name, _ in response.errors}
@@ -369,16 +371,12 @@ class AdsMachine:
         status = Status(StatusCode.INVALID_ARGUMENT, details)
         self._data_error(entry, State.NACKED, status, server)
 
-    def _server_error(self, kind: ResourceKind, name: str, status: Status, server: Server) -> None:
-        entry = self._entries[kind].get(name)
-        if entry is None:
-            return
-        details = f"{kind.short} resource {name!r}: xDS server {server.uri} says {status}"
-        status = Status(status.code, details)
+    def _server_error(self, entry: _Entry, what: str, status: Status, server: Server) -> None:
+        told = Status(status.code, f"{what}: xDS server {server.uri} says {status}")
         if status.code in _DATA_ERRORS:
-            self._data_error(entry, State.RECEIVED_ERROR, status, server)
+            self._data_error(entry, State.RECEIVED_ERROR, told, server)
         else:
-            self._bad_news(entry, State.RECEIVED_ERROR, status)
+            self._bad_news(entry, State.RECEIVED_ERROR, told)
 
     def _delete_others(self, kind: ResourceKind, present: Iterable[str], server: Server) -> None:
         """What a complete response lacks was deleted, if it was ever there."""

@@ -190,6 +190,14 @@ def test_resources_that_nobody_asked_for_are_accepted_and_dropped() -> None:
     assert [entry["name"] for entry in world.machine.dump()] == ["lis"]
 
 
+def test_a_resource_that_came_before_anybody_watched_it_has_to_come_again() -> None:
+    world, _ = started()
+    world.respond(LDS, "1", "lis", "later", errors=[("never", DOWN)])
+    later, never = world.watch(LDS, "later"), world.watch(LDS, "never")
+    world.pass_time(16)
+    assert (later.take(), never.take()) == (["fail NOT_FOUND"], ["fail NOT_FOUND"])
+
+
 def test_what_did_not_change_is_not_told_again() -> None:
     world, _ = started()
     watch = world.watch(EDS, "c")
