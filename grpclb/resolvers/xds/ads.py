@@ -8,82 +8,40 @@ server from being read faster than its news is digested.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
 
 from grpclb.core.status import Status
+from grpclb.resolvers.xds.ads_actions import (
+    Action,
+    Ambient,
+    Changed,
+    Close,
+    Failed,
+    News,
+    Notify,
+    Open,
+    Send,
+    Watcher,
+)
 from grpclb.resolvers.xds.ads_stream import AdsStream, Phase
 from grpclb.resolvers.xds.bootstrap import Server
 from grpclb.resolvers.xds.kinds import Kinds, Parsed, ResourceKind
 from grpclb.resolvers.xds.resources import Resource
-from grpclb.resolvers.xds.wire import Request, Response
+from grpclb.resolvers.xds.wire import Response
 
 if TYPE_CHECKING:
     from random import Random
 
+# What watchers know this machine by.
+__all__ = ["AdsMachine", "Ambient", "Changed", "Failed", "News", "State", "Watcher"]
+
 # xRFC TP3: what the server says of the resource itself; anything else is its own trouble.
 _DATA_ERRORS = frozenset({StatusCode.NOT_FOUND, StatusCode.PERMISSION_DENIED})
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Use this from now on."""
-
-    resource: Resource
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """There is no such resource to use, for this reason: stop using what there was."""
-
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class Ambient:
-    """Go on with what there is; this is worth knowing. None: all is well again (A88)."""
-
-    status: Status | None
-
-
-News: TypeAlias = Changed | Failed | Ambient
-# One object per watch: watchers are told apart by identity.
-Watcher: TypeAlias = Callable[[News], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Open a stream to this server, number `serial` of it."""
-
-    server: int
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the stream to this server; nothing of it is wanted any longer."""
-
-    server: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    server: int
-    serial: int
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Notify:
-    watcher: Watcher
-    news: News
-
-
-Action: TypeAlias = Open | Close | Send | Notify
 
 
 class State(Enum):

@@ -9,17 +9,8 @@ from typing import Any
 from grpc import StatusCode
 
 from grpclb.core.status import Status
-from grpclb.resolvers.xds.ads import (
-    AdsMachine,
-    Ambient,
-    Changed,
-    Close,
-    Failed,
-    News,
-    Notify,
-    Open,
-    Send,
-)
+from grpclb.resolvers.xds.ads import AdsMachine, Ambient, Changed, Failed, News
+from grpclb.resolvers.xds.ads_actions import Close, Notify, Open, Send
 from grpclb.resolvers.xds.bootstrap import Credentials, Server
 from grpclb.resolvers.xds.kinds import Kinds, ResourceKind
 from grpclb.resolvers.xds.wire import Request, Response
