@@ -23,6 +23,7 @@ from grpclb.resolvers.etcd.registrant import Registrant
 from grpclb.resolvers.etcd.registrar import RegistrationState
 from grpclb.resolvers.etcd.registration import DRAIN, GRACE, PATIENCE
 
+_LOOK_AGAIN = 0.5  # seconds
 _CLOSE_PATIENCE = 5.0  # seconds; the registrant itself takes 3 at most
 
 
@@ -134,7 +135,7 @@ class SyncRegistration:
                 )
                 watcher.start()
                 with self:
-                    ended.get()
+                    _wait_for(ended)
             except BaseException:
                 server.stop(0).wait()
                 raise
@@ -182,6 +183,14 @@ class SyncRegistration:
         except BaseException:
             future.cancel()
             raise
+
+
+def _wait_for(ended: queue.SimpleQueue[None]) -> None:
+    # Looked after again and again: a signal that comes in the moment before this thread falls
+    # asleep, or on another thread, does not wake it.
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=_LOOK_AGAIN)
 
 
 def _watch(server: Server, ended: queue.SimpleQueue[None]) -> None:

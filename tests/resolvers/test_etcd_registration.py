@@ -66,15 +66,17 @@ class Run:
             self.revoke(lease)
         if etcd.away or (etcd.forbidden is not None and isinstance(step, etcd.forbidden)):
             if isinstance(step, Revoke):
-                return registrar.revoked()
-            return registrar.failed(now, "connection refused")
+                registrar.revoked()
+            else:
+                registrar.failed(now, "connection refused")
+            return
         match step:
             case Grant(lease, ttl):
                 etcd.leases[lease] = now + ttl
                 registrar.granted(now, ttl)
+            case Put(lease, _) if lease not in etcd.leases:
+                registrar.lease_lost(now)
             case Put(lease, value):
-                if lease not in etcd.leases:
-                    return registrar.lease_lost(now)
                 etcd.key = (value, lease)
                 registrar.put(now, value)
             case KeepAlive(lease):
