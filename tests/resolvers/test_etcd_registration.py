@@ -84,7 +84,10 @@ class Run:
                     etcd.leases[lease] = now + 10
                 registrar.kept_alive(now, 10 if lease in etcd.leases else 0)
             case Look():
-                registrar.looked(now, None if etcd.key is None else etcd.key[1])
+                if etcd.key is None:
+                    registrar.looked(now, None)
+                else:
+                    registrar.looked(now, etcd.key[1], etcd.key[0])
             case Revoke(lease):
                 self.revoke(lease)
                 registrar.revoked()
@@ -266,6 +269,16 @@ def test_a_key_that_somebody_else_took_is_left_alone_until_it_goes() -> None:
     run.until(33)
     assert run.etcd.key == (NEW_VALUE, run.lease)
     assert run.state == "registered"
+
+
+def test_an_old_value_that_came_to_etcd_late_is_written_over() -> None:
+    run = Run()
+    run.until(4)
+    run.registrar.update(NEW_VALUE)
+    run.until(5)
+    run.etcd.key = (VALUE, run.lease)  # a Put that was given up, at a member that stood still
+    run.until(7)
+    assert run.etcd.key == (NEW_VALUE, run.lease)
 
 
 def test_leases_that_vanish_again_and_again_do_not_make_it_run_hot() -> None:

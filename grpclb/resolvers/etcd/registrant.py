@@ -189,7 +189,10 @@ class Registrant:
                     registrar.kept_alive(asked_at, await stream.ping())
             case Look():
                 found = await client.get(key)
-                registrar.looked(loop.time(), None if found is None else found.lease)
+                if found is None:
+                    registrar.looked(loop.time(), None)
+                else:
+                    registrar.looked(loop.time(), found.lease, found.value)
             case Wait() | Revoke() | Finished():
                 raise AssertionError(f"not to be done here: {step}")
             case never:

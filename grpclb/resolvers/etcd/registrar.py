@@ -179,11 +179,12 @@ class Registrar:
         self._was_registered = True
         self._in_order()
 
-    def looked(self, now: float, lease: int | None) -> None:
-        """The key is under `lease`; None: there is no such key.
+    def looked(self, now: float, lease: int | None, value: bytes = b"") -> None:
+        """The key says `value` and is under `lease`; None: there is no such key.
 
-        A key under another lease is somebody else's, who registers the same address: it is left
-        alone, for two that take it from each other in turn help nobody. When it goes, ours comes.
+        Another value under our own lease is an older one, by a Put that came to etcd late. A key
+        under another lease is somebody else's, who registers the same address: it is left alone,
+        for two that take it from each other in turn help nobody. When it goes, ours comes.
         """
         self._look_at = now + _LOOK_EVERY
         self._contested = lease not in (None, self._lease)
@@ -193,7 +194,9 @@ class Registrar:
         elif self._contested:
             self.error = f"the key is registered by somebody else, under lease {lease}"
         else:
-            self._in_order()
+            self._written = value
+            if value == self._wanted:
+                self._in_order()
 
     def lease_lost(self, now: float) -> None:
         """etcd says that there is no such lease (any more). A new one is asked for at once."""
