@@ -48,7 +48,7 @@ def test_the_losers_of_hedging_are_cancelled_on_their_servers(
     end = stack.begin(channel, kind, _request(stack, kind), metadata=metadata).end()
     assert end.code is OK
     eventually(lambda: servers.cancelled.count(name) == 2)
-    assert sorted(servers.attempts_of(name)) == ["a", "b", "c"]
+    assert len(servers.attempts_of(name)) == 3
 
 
 def test_servers_are_not_told_of_previous_attempts(stack: Stack, servers: Scripted) -> None:
