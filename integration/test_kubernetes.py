@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ import trustme
 
 import grpclb
 import grpclb.kubernetes
+from grpclb.resolvers.kubernetes.reflector import Reflector
+from grpclb.resolvers.kubernetes.resolver import KubernetesResolver
+from grpclb.resolvers.kubernetes.shared import Watch
 from tests.support.backend import Backend, steer
 from tests.support.kubernetes_api import Fault, KubernetesApi
 from tests.support.kubernetes_objects import endpoint_object, slice_object
@@ -239,3 +243,26 @@ async def test_5000_endpoints_in_50_slices_over_tls(server: TlsServer, tmp_path:
     assert len(state.endpoints) == 4_900
     task.cancel()
     await asyncio.wait([task])
+
+
+def test_channels_that_come_and_go_leave_nothing(
+    server: TlsServer, port: int, tmp_path: Path
+) -> None:
+    """FIGURES F46: no watch, connection, task, thread or object stays."""
+    Cluster(server, port).put("api-1", _IPS[0])
+    files = server.write_files(tmp_path)
+
+    def ours() -> int:
+        gc.collect()
+        kinds = (KubernetesResolver, Reflector, Watch)
+        return sum(isinstance(found, kinds) for found in gc.get_objects())
+
+    before = ours()
+    for connect in (SyncClient, AioClient) * 10:
+        client: Any = connect(grpclb.kubernetes.resolver(TARGET, **files))
+        assert client.calls(2) == {_IPS[0]: 2}
+        client.close()
+    end = time.monotonic() + 5
+    while (left := (server.do(lambda api: api.watching), ours() - before)) != (0, 0):
+        assert time.monotonic() < end, left
+        time.sleep(0.01)

@@ -197,7 +197,8 @@ class KubernetesApi:
             return await self._fail(fault, reader, writer)
         if self.tokens and headers.get("authorization", "")[7:] not in self.tokens:
             return await _answer(writer, 401, status_object(401, "Unauthorized", "Unauthorized"))
-        return await self._dispatch(verb, path, query, writer)
+        answer = asyncio.create_task(self._dispatch(verb, path, query, writer))
+        return await (_unless_gone(answer, reader) if verb == "watch" else answer)
 
     async def _dispatch(self, verb: str, path: str, query: dict[str, str], writer: Any) -> bool:
         labels = dict([query.get("labelSelector", "=").split("=", 1)])
@@ -358,6 +359,18 @@ class _MemoryWriter:
 
     def get_extra_info(self, name: str) -> None:
         return None
+
+
+async def _unless_gone(answer: asyncio.Task[bool], reader: asyncio.StreamReader) -> bool:
+    """The end of `answer`, or of the client, who sends nothing while it watches."""
+    gone = asyncio.create_task(reader.read(1))
+    try:
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        return answer.done() and answer.result()
+    finally:
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
 
 
 def _matches(raw: dict[str, Any], namespace: str, service: str | None) -> bool:
