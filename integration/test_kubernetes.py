@@ -262,6 +262,7 @@ def test_channels_that_come_and_go_leave_nothing(
         client: Any = connect(grpclb.kubernetes.resolver(TARGET, **files))
         assert client.calls(2) == {_IPS[0]: 2}
         client.close()
+        del client
     end = time.monotonic() + 5
     while (left := (server.do(lambda api: api.watching), ours() - before)) != (0, 0):
         assert time.monotonic() < end, left
