@@ -1,4 +1,4 @@
-"""The aio call objects: one RPC, whatever number of attempts it takes to leave the client.
+"""What aio call objects have in common: one RPC, whatever it takes to leave the client.
 
 `_inner` is what stands for the RPC now: grpcio's own call object, or an `EndedCall`. It is None
 while a backend is looked for, and replaced when an attempt turns out never to have left. With a
@@ -8,11 +8,10 @@ backend at hand no task is created: the object only delegates.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,13 +20,9 @@ import grpc.aio
 
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import (
-    ALREADY_FINISHED,
-    HALF_CLOSED,
     LOCALLY_CANCELLED,
-    MIXED_STYLES,
     EndedCall,
     checked_metadata,
-    rpc_error,
 )
 from grpclb.aio.pick import Seen, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
@@ -111,7 +106,7 @@ class ClientCall(grpc.aio.Call):
             self._find((published, result))
 
     def _find(self, seen: Seen | None = None) -> None:
-        self._search = self._engine.works().spawn(_find(weakref.ref(self), seen))
+        self._search = self._engine.works().spawn(find_backend(weakref.ref(self), seen))
 
     def select(self, queued_at: float | None = None) -> bool:
         """Ask the config selector (gRFC A31). False: that was the end of the RPC."""
@@ -314,192 +309,7 @@ class ClientCall(grpc.aio.Call):
     __str__ = __repr__
 
 
-class _UnaryResponse(ClientCall):
-    def _find(self, seen: Seen | None = None) -> None:
-        # Fire and forget, as in grpcio: it is sent and runs to its end though nobody holds it.
-        self._search = self._engine.works().spawn(_find(lambda: self, seen))
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        while True:
-            inner = self._inner
-            if inner is None:
-                try:
-                    inner = yield from self._arrived().__await__()
-                except asyncio.CancelledError:
-                    self.cancel()
-                    raise
-            try:
-                return (yield from inner.__await__())
-            except grpc.aio.AioRpcError as error:
-                if self._is_error(inner, error):
-                    raise
-
-
-class _StreamResponse(ClientCall):
-    _response_style: str | None = None
-    _responses: AsyncIterator[Any] | None = None
-
-    def _use_style(self, style: str) -> None:
-        if self._response_style is None:
-            self._response_style = style
-        elif self._response_style != style:
-            raise grpc.aio.UsageError(MIXED_STYLES)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        self._use_style("iterator")
-        if self._responses is None:
-            self._responses = self._iterate()
-        return self._responses
-
-    async def _iterate(self) -> AsyncIterator[Any]:
-        while True:
-            inner = self._inner if self._inner is not None else await self._await_arrival()
-            try:
-                async for response in inner:
-                    yield response
-                return
-            except grpc.aio.AioRpcError as error:
-                if self._is_error(inner, error):
-                    raise
-
-    async def read(self) -> Any:
-        if not self._final:
-            self._use_style("read")
-        while True:
-            inner = self._inner if self._inner is not None else await self._await_arrival()
-            try:
-                return await inner.read()
-            except grpc.aio.AioRpcError as error:
-                if self._is_error(inner, error):
-                    raise
-
-    def __del__(self) -> None:
-        # As in grpcio, a stream that nobody holds is cancelled. Ours must see to it: `_ended`
-        # keeps grpcio's object alive until it ends.
-        super().__del__()
-        if not self._final and self._inner is not None:
-            with contextlib.suppress(Exception):  # its loop may be closed
-                self._inner.cancel()
-
-    async def _await_arrival(self) -> Any:
-        try:
-            return await self._arrived()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-
-
-class _StreamRequest(ClientCall):
-    _streams_requests = True
-    _done_writing = False
-    _poller: asyncio.Task[None] | None = None
-    _poller_writes = False
-
-    def _finish(self) -> None:
-        # A write that fails after the server ended the stream would replace the status that the
-        # server gave by INTERNAL: grpcio loses the status of many streams so.
-        if self._poller is not None and self._poller_writes:
-            self._poller.cancel()
-        super()._finish()
-
-    def start(self) -> None:
-        super().start()
-        if self._arguments.request is not None:
-            self._poller = self._engine.works().spawn(self._consume(self._arguments.request))
-
-    async def _consume(self, requests: AsyncIterable[Any] | Iterable[Any]) -> None:
-        """Send the user's messages; whatever the iterator raises cancels the RPC, as in grpcio."""
-        try:
-            if isinstance(requests, AsyncIterable):
-                async for request in requests:
-                    if not await self._send_on(request):
-                        return
-            else:
-                for request in requests:
-                    if not await self._send_on(request):
-                        return
-            await self._close_requests()
-        except BaseException:
-            _LOG.debug("the request iterator raised", exc_info=True)
-            self.cancel()
-
-    async def _send_on(self, request: Any) -> bool:
-        self._poller_writes = True
-        try:
-            await self._write(request)
-        except grpc.aio.AioRpcError as error:
-            _LOG.debug("the RPC ended while its requests were sent: %s", error.code())
-            return False
-        finally:
-            self._poller_writes = False
-        return True
-
-    async def _write(self, request: Any) -> None:
-        while True:
-            if self._final:
-                raise asyncio.InvalidStateError(ALREADY_FINISHED)
-            if self._done_writing:
-                raise asyncio.InvalidStateError(HALF_CLOSED)
-            inner = self._inner if self._inner is not None else await self._await_write()
-            try:
-                await inner.write(request)
-                return
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                # The attempt never left: the message goes to the next one.
-                if self._is_error(inner, error):
-                    raise
-
-    async def _await_write(self) -> Any:
-        try:
-            inner = await self._arrived()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if isinstance(inner, EndedCall):
-            raise rpc_error(inner.status)
-        return inner
-
-    async def _close_requests(self) -> None:
-        while not self._done_writing and not self._final:
-            inner = self._inner if self._inner is not None else await self._arrived()
-            await inner.done_writing()
-            if self._inner is inner:
-                self._done_writing = True
-
-    async def write(self, request: Any) -> None:
-        if self._arguments.request is not None:
-            raise grpc.aio.UsageError(MIXED_STYLES)
-        await self._write(request)
-
-    async def done_writing(self) -> None:
-        if self._arguments.request is not None:
-            raise grpc.aio.UsageError(MIXED_STYLES)
-        await self._close_requests()
-
-    def cancel(self) -> bool:
-        cancelled = super().cancel()
-        if cancelled and self._poller is not None and self._poller is not asyncio.current_task():
-            self._poller.cancel()
-        return cancelled
-
-
-class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):
-    """grpc.aio.UnaryUnaryCall, balanced."""
-
-
-class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):
-    """grpc.aio.UnaryStreamCall, balanced."""
-
-
-class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):
-    """grpc.aio.StreamUnaryCall, balanced."""
-
-
-class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):
-    """grpc.aio.StreamStreamCall, balanced."""
-
-
-async def _find(reference: Callable[[], ClientCall | None], seen: Seen | None) -> None:
+async def find_backend(reference: Callable[[], ClientCall | None], seen: Seen | None) -> None:
     """Wait for a backend without keeping the call object alive, unless `reference` does."""
     call = reference()
     queued_at = monotonic()

@@ -7,14 +7,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from grpclb.aio.call import (
-    CallArguments,
-    ClientCall,
+from grpclb.aio.call import CallArguments, ClientCall, arguments_of
+from grpclb.aio.call_kinds import (
     StreamStreamCall,
     StreamUnaryCall,
     UnaryStreamCall,
     UnaryUnaryCall,
-    arguments_of,
 )
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import INSECURE_CREDENTIALS, checked_metadata

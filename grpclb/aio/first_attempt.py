@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 
-from grpclb.aio.call import DROPPED, CallArguments, UnaryUnaryCall, known
+from grpclb.aio.call import DROPPED, CallArguments, known
+from grpclb.aio.call_kinds import UnaryUnaryCall
 from grpclb.aio.pick import pick_now, transport_of
 from grpclb.aio.retried_call import RetriedUnaryResponse, count_end, try_ended
 from grpclb.aio.subchannel import AioTransport

@@ -8,12 +8,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from grpclb.aio.call import (
-    CallArguments,
+from grpclb.aio.call import CallArguments, arguments_of
+from grpclb.aio.call_kinds import (
     StreamStreamCall,
     StreamUnaryCall,
     UnaryStreamCall,
-    arguments_of,
 )
 from grpclb.aio.engine import Engine
 from grpclb.aio.errors import EndedCall, checked_metadata
