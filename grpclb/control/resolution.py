@@ -281,7 +281,20 @@ class Resolution:
             "updates": self._updates,
             "service_config": _plain(self.config.raw),
             "service_config_source": self._config_source,
+            "details": self._details(),
         }
+
+    def _details(self) -> dict[str, Any]:
+        """What a resolver that has a method `snapshot` says of itself."""
+        snapshot = getattr(self._resolver, "snapshot", None)
+        if not callable(snapshot):
+            return {}
+        try:
+            found: dict[str, Any] = _plain(snapshot())
+        except Exception:
+            self._report.report("snapshot", "snapshot() raised", trace=True)
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def _check(state: object, vetted: set[Address]) -> set[Address]:

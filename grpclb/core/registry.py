@@ -24,10 +24,12 @@ class Registry(Generic[T]):
         if not isinstance(name, str) or not self._pattern.fullmatch(name):
             raise ValueError(f"{self._kind} name {name!r} must match {self._pattern.pattern}")
         self._table = {**self._table, name: thing}
-        self._lazy = {key: load for key, load in self._lazy.items() if key != name}
 
     def register_lazy(self, name: str, load: Callable[[], T]) -> None:
-        """Have `load` make the thing when somebody first asks for it by this name."""
+        """Have `load` make the thing when somebody first asks for it by this name.
+
+        What is registered under the name, before or later, has precedence.
+        """
         self._lazy = {**self._lazy, name: load}
 
     def get(self, name: str) -> T | None:
@@ -54,7 +56,7 @@ class Registry(Generic[T]):
         return f"unknown {self._kind} {name!r}; known: {', '.join(sorted(self))}{hint}"
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._table, *self._lazy))
+        return iter({**self._table, **self._lazy})
 
     def __contains__(self, name: object) -> bool:
         return name in self._table or name in self._lazy

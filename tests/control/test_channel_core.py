@@ -227,6 +227,7 @@ async def test_the_snapshot_is_complete_and_json_ready() -> None:
             "updates": 1,
             "service_config": config,
             "service_config_source": "default",
+            "details": {},
         },
         "subchannels": [
             {

@@ -97,6 +97,7 @@ class _Session:
         self._random = random
         self._update = update
         self._loop = asyncio.get_running_loop()
+        self._source = source
         self._dependencies = Dependencies(source, plan.kinds, look_up, self._look_soon)
         self._tree = Tree(plan.policies)
         self._uses: dict[str, ClusterUse] = {}
@@ -128,6 +129,7 @@ class _Session:
                 for use in tuple(self._uses.values())
             },
             "errors": {f"{kind.value} {name}": str(s) for (kind, name), s in tuple(wrong.items())},
+            "client": self._source.snapshot(),
         }
 
     # -- looking ---------------------------------------------------------------------------------

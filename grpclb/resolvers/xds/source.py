@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from grpclb.resolvers.xds.ads import Watcher
 from grpclb.resolvers.xds.kinds import ResourceKind
@@ -18,4 +18,8 @@ class Source(Protocol):
         On one loop; `watcher` is called on it too, not from within this call, and never after the
         watch has ended.
         """
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the client knows of servers and resources, JSON-ready."""
         ...

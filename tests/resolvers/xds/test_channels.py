@@ -49,8 +49,10 @@ def test_every_kind_of_rpc_goes_where_routes_say(stack: Stack, world: World) -> 
             assert world.goes_to(channel, kind=kind) in "ab"
         seen = world.spread(channel, 40)
         assert seen == {"a": 20, "b": 20}
-        snapshot = json.dumps(channel.channel.debug_snapshot())
-        assert "cluster:one" in snapshot
+        resolver = channel.channel.debug_snapshot()["resolver"]
+        assert "cluster:one" in json.dumps(resolver["service_config"])
+        assert resolver["details"]["clusters"]["one"]["routed"] is True
+        assert "ACKED" in json.dumps(resolver["details"]["client"])
     world.control.wait_for(lambda: world.control.open_streams == 0, "the stream to end")
 
 

@@ -189,6 +189,7 @@ async def test_an_outage_changes_nothing_and_is_told_to_people(on: Scene) -> Non
         "listener": "svc",
         "clusters": {"a": {"routed": True, "rpcs": 0}},
         "errors": {},
+        "client": {"watched": 4},
     }
 
 

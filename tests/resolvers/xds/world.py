@@ -136,6 +136,9 @@ class FakeSource:
 
         return stop
 
+    def snapshot(self) -> dict[str, Any]:
+        return {"watched": len(self.watched)}
+
     def _tell(self, key: Key) -> None:
         if key in self.watched and key in self.has:
             self.watched[key](self.has[key])
