@@ -72,7 +72,8 @@ class AdsMachine:
 
     def __init__(self, servers: tuple[Server, ...], kinds: Kinds, random: Random) -> None:
         self._kinds = kinds.by_url
-        self._streams = [AdsStream(server, self._kinds.values(), random) for server in servers]
+        all_kinds = tuple(self._kinds.values())
+        self._streams = [AdsStream(server, all_kinds, random) for server in servers]
         self._active = 0
         self._troubled = False  # watchers were told that no server can be reached
         self._entries: dict[ResourceKind, dict[str, _Entry]] = {
@@ -141,7 +142,7 @@ class AdsMachine:
         stream = self._stream(server, serial)
         if stream is None:
             return
-        for kind, name in stream.sent(now):
+        for kind, name in stream.sent():
             entry = self._entries[kind].get(name)
             if entry is not None and entry.value is None and entry.error is None:
                 stream.expect(kind, name, now)
@@ -260,7 +261,7 @@ class AdsMachine:
         stream.reply(kind, response.version, response.nonce, "; ".join(errors))
         for name, (parsed, raw) in found.items():
             entry = self._entries[kind].get(name)
-            if entry is None:  # and if somebody watches it later, it has to come again
+            if entry is None:
                 continue
             stream.came(kind, name)
             if parsed.resource is not None:

@@ -53,7 +53,6 @@ class _Asked:
     error: str = ""
     dirty: bool = False
     ever: bool = False  # on this stream
-    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class AdsStream:
     """The stream to one server, opened again and again. Not safe for threads."""
 
     server: Server
-    kinds: Iterable[ResourceKind]
+    kinds: tuple[ResourceKind, ...]
     random: Random
     phase: Phase = Phase.IDLE
     serial: int = 0  # of the stream under way; events of an earlier one are not for us
@@ -71,7 +70,6 @@ class AdsStream:
     deadlines: dict[tuple[ResourceKind, str], float] = field(default_factory=dict)
     _asked: dict[ResourceKind, _Asked] = field(default_factory=dict)
     _unsent: deque[tuple[ResourceKind, tuple[str, ...]]] = field(default_factory=deque)
-    _seen: set[tuple[ResourceKind, str]] = field(default_factory=set)
     _first: bool = True
     _opened_at: float = 0.0
     _flaps: int = 0
@@ -79,7 +77,6 @@ class AdsStream:
 
     def __post_init__(self) -> None:
         self._backoff = Backoff(self.random, cap=LONGEST_BACKOFF)
-        self.kinds = tuple(self.kinds)
 
     # -- the stream's life -----------------------------------------------------------------------
 
@@ -93,7 +90,6 @@ class AdsStream:
         """It takes requests now; all of them have to be said again."""
         self.phase = Phase.OPEN
         self._opened_at = now
-        self._reset()
         for kind in self.kinds:
             self.changed(kind)
 
@@ -132,10 +128,9 @@ class AdsStream:
 
     def _reset(self) -> None:
         for asked in self._asked.values():
-            asked.nonce, asked.error, asked.names = "", "", ()
+            asked.nonce, asked.error = "", ""
             asked.dirty = asked.ever = False
         self._unsent.clear()
-        self._seen.clear()
         self.deadlines.clear()
         self._first = True
         self.answered = False
@@ -164,20 +159,16 @@ class AdsStream:
             result.append(
                 Request(kind.type_url, names, asked.version, asked.nonce, asked.error, self._first)
             )
-            asked.error, asked.names = "", names
-            asked.dirty, asked.ever, self._first = False, True, False
+            asked.error, asked.dirty, asked.ever = "", False, True
+            self._first = False
         return result
 
-    def sent(self, now: float) -> list[tuple[ResourceKind, str]]:
-        """A connection has taken the oldest request. Returns the names that it first asked for."""
+    def sent(self) -> list[tuple[ResourceKind, str]]:
+        """A connection has taken the oldest request. Returns its names for which no time runs."""
         if not self._unsent:
             return []
         kind, names = self._unsent.popleft()
-        return [
-            (kind, name)
-            for name in names
-            if (kind, name) not in self._seen and (kind, name) not in self.deadlines
-        ]
+        return [(kind, name) for name in names if (kind, name) not in self.deadlines]
 
     def expect(self, kind: ResourceKind, name: str, now: float) -> None:
         """From now on, time runs for this resource to come."""
@@ -186,12 +177,10 @@ class AdsStream:
 
     def came(self, kind: ResourceKind, name: str) -> None:
         """The server said something of this resource, good or bad."""
-        self._seen.add((kind, name))
         self.deadlines.pop((kind, name), None)
 
     def forget(self, kind: ResourceKind, name: str) -> None:
         """Nobody watches this resource any longer."""
-        self._seen.discard((kind, name))
         self.deadlines.pop((kind, name), None)
         self.changed(kind)
 

@@ -108,6 +108,8 @@ def test_a_nack_has_the_last_good_version_the_new_nonce_and_the_reason() -> None
     assert (request.version, request.nonce) == ("1", nonce)
     assert request.error == "bad: type: discovery type 1 is not supported"
     assert watch.take() == ["use bad", "note INVALID_ARGUMENT"]
+    world.unwatch(CDS, world.watch(CDS, "c"))
+    assert [request.error for request in world.asked()] == ["", ""], "said once"
     nonce = world.respond(CDS, "3", "bad")
     assert world.asked() == [subscribe(CDS, "bad", version="3", nonce=nonce)]
     assert watch.take() == ["well"], "it is what it was"
@@ -291,9 +293,15 @@ def test_an_unwatched_watcher_is_told_nothing_even_if_it_is_on_its_way() -> None
 def test_without_watches_the_stream_is_closed_and_everything_forgotten() -> None:
     world, watch = started()
     world.respond(LDS, "1", "lis")
+    world.asked()
     world.unwatch(LDS, watch)
     assert world.taken() == ([], [0])
     assert world.machine.dump() == []
+    assert world.machine.next_wake is None
+    for event in (world.machine.opened, world.machine.sent):
+        event(0, 1, world.now)  # of the stream that was closed
+    world.pump()
+    assert (world.asked(), world.taken()) == ([], ([], []))
     again = world.watch(LDS, "lis")
     assert again.take() == []
     assert world.taken() == ([0], [])
@@ -349,13 +357,28 @@ def test_time_runs_only_from_when_a_connection_has_taken_the_request() -> None:
     assert watch.take() == ["fail NOT_FOUND"]
 
 
+def test_requests_of_an_earlier_stream_are_not_waited_for() -> None:
+    world = World()
+    world.connected = False
+    world.watch(LDS, "lis")
+    world.open()
+    world.end()
+    world.pass_time(2)
+    world.open()
+    world.connected = True
+    world.flush()
+    later = world.watch(LDS, "later")
+    world.pass_time(16)
+    assert later.take() == ["fail UNAVAILABLE", "fail NOT_FOUND"]
+
+
 def test_a_new_stream_begins_the_time_anew_but_only_for_what_is_missing() -> None:
     world, watch = started()
     missing = world.watch(LDS, "missing")
     world.respond(LDS, "1", "lis")
     world.pass_time(14)
     world.end()
-    world.pass_time(5)
+    world.pass_time(60)
     assert missing.take() == [], "no time runs without a stream"
     world.open()
     world.pass_time(14)
@@ -501,6 +524,7 @@ def test_with_something_cached_it_is_a_note_until_the_server_answers_again() -> 
     world.end()
     assert watch.take() == ["use lis"], "after a response no error at all"
     world.pass_time(0)
+    world.open()
     world.end(DOWN)
     assert watch.take() == ["note UNAVAILABLE"]
     assert world.watch(LDS, "lis").take() == ["use lis", "note UNAVAILABLE"]
@@ -509,6 +533,8 @@ def test_with_something_cached_it_is_a_note_until_the_server_answers_again() -> 
     assert watch.take() == []
     world.respond(LDS, "1", "lis")
     assert watch.take() == ["well"]
+    assert world.watch(LDS, "lis").take() == ["use lis"]
+    assert world.watch(LDS, "new").take() == []
 
 
 def test_a_new_stream_repeats_all_names_with_their_versions_and_no_nonce() -> None:
@@ -567,6 +593,22 @@ def test_failures_are_followed_by_growing_pauses() -> None:
     assert wake - world.now < 1.21, "a response begins the row anew"
 
 
+def test_who_comes_when_all_had_left_begins_anew() -> None:
+    world = World()
+    for _ in range(2):
+        watch = world.watch(LDS, "lis")
+        for _ in range(5):
+            world.end(DOWN)
+            world.pass_time(40)
+        world.end(DOWN)
+        world.unwatch(LDS, watch)
+    world.watch(LDS, "lis")
+    world.end(DOWN)
+    wake = world.machine.next_wake
+    assert wake is not None
+    assert wake - world.now < 1.21
+
+
 def test_a_server_that_ends_stream_after_stream_is_not_hammered() -> None:
     world, watch = started()
     pauses = []
@@ -599,7 +641,10 @@ def test_after_a_fork_the_stream_is_opened_again_at_once_and_nobody_is_told() ->
     world.machine.interrupted(0, world.serials[0], world.now)
     world.pass_time(0)
     assert world.taken() == ([0], [])
-    assert watch.take() == []
+    world.pass_time(60)
+    assert watch.take() == [], "no time runs without a stream"
+    world.open()
+    assert world.asked() == [subscribe(LDS, "lis", first=True)]
 
 
 def test_dumps_say_what_is_known() -> None:
