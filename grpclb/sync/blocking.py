@@ -25,7 +25,7 @@ from grpclb.core.attempts import CallAttempts
 from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
-from grpclb.sync.call import CallArguments
+from grpclb.sync.arguments import CallArguments
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
     CHANNEL_CLOSED,

@@ -9,13 +9,12 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 
 from grpclb.control.arguments import (
     INVALID_METADATA,
-    check_message,
     check_metadata,
     check_options,
     kept,
@@ -26,11 +25,10 @@ from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
 from grpclb.control.picker_slot import Published
 from grpclb.control.selecting import select
-from grpclb.core.address import Address
-from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Pick, PickInfo
-from grpclb.core.config_selector import Selection
+from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
+from grpclb.sync.arguments import CallArguments, serialized
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
 from grpclb.sync.pick import Seen, failure_of, pick_now, transport_of
@@ -40,36 +38,6 @@ from grpclb.sync.subchannel import SyncTransport
 _LOG = logging.getLogger("grpclb.call")
 _STALE_WAIT = 0.02
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
-_NOBODY: frozenset[Address] = frozenset()
-
-
-def info_of(
-    method: MethodHandle,
-    metadata: Any,
-    selection: Selection | None,
-    tried: frozenset[Address] = _NOBODY,
-) -> PickInfo:
-    """What a picker may know of an RPC."""
-    if not metadata and not tried and selection is None:
-        return method.info
-    attributes = NO_ATTRIBUTES if selection is None else selection.attributes
-    return PickInfo(method.path, metadata or (), tried, attributes)
-
-
-class CallArguments(NamedTuple):
-    """What the caller gave, with the method config applied. `request` may be `Requests`."""
-
-    request: Any
-    timeout: float | None
-    metadata: Any
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
-    selection: Selection | None = None
-
-    def info(self, method: MethodHandle, tried: frozenset[Address] = _NOBODY) -> PickInfo:
-        """What a picker may know of the RPC."""
-        return info_of(method, self.metadata, self.selection, tried)
 
 
 class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
@@ -456,21 +424,6 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
         return str(repr(inner)).replace(type(inner).__name__, type(self).__name__, 1)
 
     __str__ = __repr__
-
-
-def serialized(method: MethodHandle, request: Any) -> bytes:
-    """The request as bytes; raises what grpcio raises where there are none."""
-    if method.serializer is not None:
-        try:
-            request = method.serializer(request)
-        except Exception:
-            _LOG.exception("Exception serializing message!")
-            request = None
-    if request is None:
-        raise RpcFailure(Status(grpc.StatusCode.INTERNAL, "Exception serializing request!"))
-    check_message(request)
-    message: bytes = request
-    return message
 
 
 def _look_again(reference: weakref.ref[ClientCall]) -> None:

@@ -22,7 +22,8 @@ from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.config_selector import Selected, Selection
 from grpclb.core.service_config import EMPTY
 from grpclb.core.status import Status
-from grpclb.sync.call import CallArguments, ClientCall, info_of
+from grpclb.sync.arguments import CallArguments, info_of
+from grpclb.sync.call import ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CLOSED, CLOSED_BESIDE, RpcFailure
 from grpclb.sync.pick import (

@@ -35,7 +35,8 @@ from grpclb.core.connectivity import IDLE
 from grpclb.core.pushback import parse_pushback
 from grpclb.core.status import Status
 from grpclb.sync._grpcio import headers_of
-from grpclb.sync.call import CallArguments, ClientCall
+from grpclb.sync.arguments import CallArguments
+from grpclb.sync.call import ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
     CHANNEL_CLOSED,

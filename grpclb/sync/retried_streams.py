@@ -11,7 +11,7 @@ import grpc
 from grpclb.control.method import (
     MethodHandle,
 )
-from grpclb.sync.call import CallArguments
+from grpclb.sync.arguments import CallArguments
 from grpclb.sync.engine import Engine
 from grpclb.sync.retried_call import RetriedCall
 from grpclb.sync.tries import Try

@@ -19,8 +19,8 @@ from grpclb.control.method import (
     MethodHandle,
 )
 from grpclb.core.service_config import ServiceConfig
+from grpclb.sync.arguments import CallArguments, serialized
 from grpclb.sync.blocking import BlockingRetries, Failed, send_first
-from grpclb.sync.call import CallArguments, serialized
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import (
     CLOSED,
