@@ -62,7 +62,7 @@ def test_puts_moves_and_deletes_are_followed(
     a, b, c, d = fleet
     etcd.api.put(f"{service}/a", go(a.address, weight=3, zone="eu-1a"))
     etcd.api.put(f"{service}/b", b.address)
-    etcd.api.put(f"{service}2/c", c.address)  # another service, whose name begins alike
+    etcd.api.put(f"{service}-2/c", c.address)  # another service, whose name begins alike
     client = connect(etcd.target(service))
     wait_ready(client, 2)
     assert failures(client.calls(40)) == []
