@@ -229,8 +229,8 @@ def test_news_that_comes_just_before_an_outage_is_not_lost() -> None:
     play(scene, script)
 
 
-def test_a_malformed_slice_takes_nothing_away(expect_log: Callable[[str], None]) -> None:
-    expect_log("addressType must be text")
+@pytest.mark.expect_log("addressType must be text")
+def test_a_malformed_slice_takes_nothing_away(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
 
     async def script() -> None:
@@ -246,6 +246,7 @@ def test_a_malformed_slice_takes_nothing_away(expect_log: Callable[[str], None])
         await asyncio.sleep(1)
         assert scene.api.count("list") == 2
         assert scene.now == {A, B}
+        assert len(caplog.records) == 1  # one line for one oddity
 
     play(scene, script)
 

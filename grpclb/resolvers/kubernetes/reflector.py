@@ -29,6 +29,7 @@ _LOG = logging.getLogger("grpclb.resolver.kubernetes")
 _FIRST_RETRY, _LAST_RETRY = 0.25, 45.0
 _STEADY = 5.0  # a watch that lasted so long was a good one
 _PATIENCE = 4.0  # for a first answer; then somebody is told that there is none
+_MOST_REMARKS = 256
 _PAGE = 100  # slices, so some 10,000 endpoints
 _QUIET_FAILURES = 3  # of a watch that began well
 _EXPIRED = 410
@@ -70,6 +71,7 @@ class Reflector:
         self._version: str | None = None  # None: a new list is due
         self._backoff = Backoff(random, initial=_FIRST_RETRY, cap=_LAST_RETRY)
         self._rejected = self._expired = self._junk = self._failures = 0  # in a row
+        self._remarks: set[str] = set()
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -98,11 +100,16 @@ class Reflector:
             lap.error = error
             if error.status == _EXPIRED:
                 lap.expired = True
-            elif lap.watching_since is None or self._failures >= _QUIET_FAILURES:
-                # A watch that was cut is nobody's business while the next one gets through.
+            elif not self._may_pass(lap, error):
                 self._show(problem=str(error))
             self._failures += 1
         return lap
+
+    def _may_pass(self, lap: _Lap, error: ApiError) -> bool:
+        """Whether a failure is nobody's business yet, as the next try is likely to succeed."""
+        if error.status == 401:
+            return not self._rejected  # a token that was rotated just now
+        return lap.watching_since is not None and self._failures < _QUIET_FAILURES
 
     def _pause(self, lap: _Lap, now: float) -> float:
         """Seconds until the next lap; also says whether that begins with a list."""
@@ -159,7 +166,7 @@ class Reflector:
             page = await session.page(limit, more)
             slices.update((piece.name, piece) for piece in page.slices)
             for name, reason in page.kept:
-                _LOG.warning("%s/%s: %s", self._api.namespace, self._api.service, reason)
+                self._remark(reason)
                 if name in self._slices:
                     slices[name] = self._slices[name]
             more = page.more
@@ -193,7 +200,7 @@ class Reflector:
             case Bookmark(version):
                 pass
             case Malformed(reason, version):
-                _LOG.warning("%s/%s: %s", self._api.namespace, self._api.service, reason)
+                self._remark(reason)
             case Failure(status, message):
                 raise ApiError(f"the watch ended ({status}): {message}", status)
             case _:
@@ -201,6 +208,12 @@ class Reflector:
         self._version = version or self._version
         if isinstance(event, (Put, Delete)):
             self._show(exists=True if self._slices else self.view.exists)
+
+    def _remark(self, text: str) -> None:
+        """Log what is odd about the server's data, once."""
+        if text not in self._remarks and len(self._remarks) < _MOST_REMARKS:
+            self._remarks.add(text)
+            _LOG.warning("%s/%s: %s", self._api.namespace, self._api.service, text)
 
     def _show(self, *, problem: str | None = None, exists: bool | None = None) -> None:
         if problem is not None:
