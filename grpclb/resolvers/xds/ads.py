@@ -83,7 +83,7 @@ class AdsMachine:
 
     # -- watchers --------------------------------------------------------------------------------
 
-    def watch(self, kind: ResourceKind, name: str, watcher: Watcher, now: float) -> None:
+    def watch(self, kind: ResourceKind, name: str, watcher: Watcher) -> None:
         """Tell `watcher` of this resource: at once what is known, and then what comes."""
         entries = self._entries[kind]
         entry = entries.get(name)
@@ -94,19 +94,17 @@ class AdsMachine:
         entry.watchers.append(watcher)
         if self._streams[self._active].phase is Phase.IDLE:
             self._open(self._active)
-        self._tell_state(entry, watcher, now)
+        self._tell_state(entry, watcher)
 
-    def _tell_state(self, entry: _Entry, watcher: Watcher, now: float) -> None:
+    def _tell_state(self, entry: _Entry, watcher: Watcher) -> None:
         if entry.value is not None:
             self._actions.append(Notify(watcher, Changed(entry.value)))
             ambient = entry.error or self._failure
             if ambient is not None:
-                self._troubled = self._troubled or entry.error is None
                 self._actions.append(Notify(watcher, Ambient(ambient)))
         elif entry.error is not None:
             self._actions.append(Notify(watcher, Failed(entry.error)))
         elif self._failure is not None and not self._fall_back():
-            self._troubled = True
             self._actions.append(Notify(watcher, Failed(self._failure)))
 
     def unwatch(self, kind: ResourceKind, name: str, watcher: Watcher) -> None:
@@ -127,7 +125,7 @@ class AdsMachine:
         if not any(self._entries.values()):
             for index in range(len(self._streams)):
                 self._shut(index)
-            self._active = 0
+            self._active, self._troubled = 0, False
 
     # -- streams ---------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class AdsSession:
 
     def watch(self, kind: ResourceKind, name: str, watcher: Watcher) -> None:
         """`watcher` is an object of its own per watch; it is never called from within this."""
-        self._machine.watch(kind, name, watcher, self._loop.time())
+        self._machine.watch(kind, name, watcher)
         self._soon()
 
     def unwatch(self, kind: ResourceKind, name: str, watcher: Watcher) -> None:

@@ -81,7 +81,7 @@ class World:
 
     def watch(self, kind: ResourceKind, name: str) -> Watch:
         watch = Watch(name)
-        self.machine.watch(kind, name, watch, self.now)
+        self.machine.watch(kind, name, watch)
         self.pump()
         return watch
 

@@ -71,7 +71,7 @@ def test_several_watches_of_one_resource_are_one_subscription() -> None:
 
 def test_what_watchers_ask_for_goes_with_the_ack() -> None:
     world, watch = started()
-    watch.then = lambda: world.machine.watch(RDS, "routes", lambda _: None, world.now)
+    watch.then = lambda: world.machine.watch(RDS, "routes", lambda _: None)
     nonce = world.respond(LDS, "1", "lis")
     assert world.asked() == [
         subscribe(LDS, "lis", version="1", nonce=nonce),
@@ -82,7 +82,7 @@ def test_what_watchers_ask_for_goes_with_the_ack() -> None:
 def test_many_subscriptions_at_once_are_one_request() -> None:
     world, _ = started()
     for number in range(500):
-        world.machine.watch(CDS, f"c{number}", lambda _: None, world.now)
+        world.machine.watch(CDS, f"c{number}", lambda _: None)
     world.pump()
     (request,) = world.asked()
     assert len(request.names) == 500
@@ -243,7 +243,7 @@ def test_a_long_complaint_is_cut() -> None:
     world, _ = started()
     names = [f"cluster-{number}-{'x' * 200}" for number in range(200)]
     for name in names:
-        world.machine.watch(CDS, name, lambda _: None, world.now)
+        world.machine.watch(CDS, name, lambda _: None)
     world.pump()
     world.asked()
     world.respond(CDS, "1", *(cluster(name, type=1) for name in names))
@@ -280,14 +280,14 @@ def test_a_kind_without_names_is_not_asked_for_on_a_new_stream() -> None:
 
 
 def test_an_unwatched_watcher_is_told_nothing_even_if_it_is_on_its_way() -> None:
-    world, _ = started()
+    world, watch = started()
     other = world.watch(LDS, "lis")
     packed = pack(listener("lis"))
     response = Response(LDS.type_url, "1", "n", ((packed.type_url, packed.value),))
     world.machine.response(0, world.serials[0], response, world.now)
     world.machine.unwatch(LDS, "lis", other)
     world.pump()
-    assert other.take() == []
+    assert (watch.take(), other.take()) == (["use lis"], [])
 
 
 def test_without_watches_the_stream_is_closed_and_everything_forgotten() -> None:
