@@ -104,6 +104,7 @@ def script(servers: Scripted, *steps: Step) -> tuple[str, tuple[tuple[str, str],
     return key, servers.script(key, *steps)
 
 
+@pytest.mark.slow
 @both
 @every_kind
 def test_rpcs_go_where_they_are_sent(stack: Stack, kind: str, servers: Scripted) -> None:
@@ -139,6 +140,7 @@ def test_the_first_rpcs_of_all_wait_for_the_selector(
         assert selector.let_go()
 
 
+@pytest.mark.slow
 @both
 def test_its_timeout_counts(stack: Stack, servers: Scripted) -> None:
     selector = Selector(config=MethodConfig(timeout=0.2))
@@ -157,6 +159,7 @@ def test_its_timeout_counts(stack: Stack, servers: Scripted) -> None:
         assert selector.let_go()
 
 
+@pytest.mark.slow
 @both
 def test_its_timeout_counts_while_there_is_no_backend(stack: Stack, servers: Scripted) -> None:
     """Queued since before there was a selector, and then by a cluster without endpoints."""
@@ -177,6 +180,7 @@ def test_its_timeout_counts_while_there_is_no_backend(stack: Stack, servers: Scr
         assert selector.let_go()
 
 
+@pytest.mark.slow
 @both
 @every_kind
 def test_its_retry_policy_counts(stack: Stack, kind: str, servers: Scripted) -> None:
@@ -262,6 +266,7 @@ def test_a_cluster_that_is_held_outlives_its_route(stack: Stack, servers: Script
         assert new.let_go()
 
 
+@pytest.mark.slow
 @both
 def test_an_rpc_that_is_cancelled_or_dropped_gives_back(stack: Stack, servers: Scripted) -> None:
     selector = Selector()
@@ -294,6 +299,7 @@ def test_a_selector_that_was_replaced_sends_on_to_the_next(stack: Stack, servers
         assert servers.attempts_of(key) == ["b"]
 
 
+@pytest.mark.slow
 @both
 def test_a_channel_that_slept_asks_the_selector_of_its_next_life(
     stack: Stack, servers: Scripted

@@ -33,6 +33,7 @@ def world(backends: Scripted) -> Iterator[World]:
         yield World(server, backends)
 
 
+@pytest.mark.slow
 @both
 def test_every_kind_of_rpc_goes_where_routes_say(stack: Stack, world: World) -> None:
     world.cluster("one", "ab")
@@ -56,6 +57,7 @@ def test_every_kind_of_rpc_goes_where_routes_say(stack: Stack, world: World) -> 
     world.control.wait_for(lambda: world.control.open_streams == 0, "the stream to end")
 
 
+@pytest.mark.slow
 def test_an_xds_target_by_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.cluster("one", "a")
     world.routes(make.route("one"))
