@@ -454,6 +454,35 @@ def test_a_deleted_cluster_is_used_on(side: Side) -> None:
     expect(side.call(50), a=1)
 
 
+def test_what_does_not_exist(side: Side) -> None:
+    """After 15 s without an answer RPCs fail (one target for each kind); later it may come.
+
+    grpclb lets no RPC wait for the first answer of any resolver for longer than 5 s.
+    """
+    kinds = ("LDS", "RDS", "CDS", "EDS")
+    resources: dict[str, list[Any]] = {}
+    for kind in kinds:
+        rds = {"config_source": x.ADS, "route_config_name": side.named(f"{kind}-routes")}
+        resources[kind] = [
+            x.listener(side.named(kind), rds=rds),
+            x.route_config(side.named(f"{kind}-routes"), [side.to(f"{kind}-c")]),
+            side.cluster(f"{kind}-c"),
+            side.endpoints(f"{kind}-c", locality(side.at("a"))),
+        ]
+        side.put(*resources[kind][: kinds.index(kind)])
+    targets = [f"xds:///{side.named(kind)}" for kind in kinds]
+    for client, results in side.calls([{"target": t, "timeout": 50} for t in targets]).items():
+        for kind, result in zip(kinds, results, strict=True):
+            assert result.codes == {"UNAVAILABLE": 1}, (client, kind, result)
+            assert result.seconds > 14 or client != "c-core", (client, kind, result)
+    for kind, target in zip(kinds, targets, strict=True):
+        said = side.until(lambda r: "does not exist" in r.details["UNAVAILABLE"], 1, target=target)
+        for client, result in said.items():
+            assert side.named(kind) in result.details["UNAVAILABLE"], (client, kind, result)
+    side.put(*(resource for some in resources.values() for resource in some))
+    side.ready(*targets)
+
+
 @pytest.mark.grpcio_leaks("the shared server listens anew")
 def test_a_management_server_that_is_away(side: Side) -> None:
     """RPCs go on; then all names are asked for again, with versions and without a nonce."""
