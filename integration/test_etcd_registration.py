@@ -26,7 +26,6 @@ from tests.support.tls import Authority
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 ADDRESS = "127.0.0.1:50051"
-both = pytest.mark.parametrize("stack", ["sync", "aio"])
 KEEPS_TRYING = pytest.mark.expect_log("trying again")
 
 
@@ -85,7 +84,7 @@ def register(request: pytest.FixtureRequest) -> Iterator[Either]:
 def test_the_key_is_go_s_and_follows_updates(etcd: Cluster, service: str, register: Either) -> None:
     metadata = {"weight": 3, "zone": "eu-1a"}
     with register(etcd.target(service), ADDRESS, metadata, ttl=5) as registration:
-        ((key, value, lease),) = etcd.api.rows(service)
+        ((key, value, lease),) = etcd.api.rows(f"{service}/")
         assert key == registration.key == f"{service}/{ADDRESS}"
         go = '{"Op":0,"Addr":"127.0.0.1:50051","Metadata":'
         assert value == go + '{"weight":3,"zone":"eu-1a"}}'
@@ -94,10 +93,10 @@ def test_the_key_is_go_s_and_follows_updates(etcd: Cluster, service: str, regist
         assert registration.state.value == "registered"
         registration.update(None)
         assert register.ask(registration.settled(10))
-        assert etcd.api.rows(service) == [(key, go + "null}", lease)]
+        assert etcd.api.rows(f"{service}/") == [(key, go + "null}", lease)]
         with pytest.raises(ValueError, match="weight"):
             registration.update({"weight": -1})
-    assert etcd.api.rows(service) == []
+    assert etcd.api.rows(f"{service}/") == []
     assert lease not in etcd.api.leases()
     assert registration.state.value == "closed"
 
@@ -111,12 +110,12 @@ def test_a_lease_that_is_revoked_behind_its_back(
         etcd.api.revoke(old)
         assert registered(etcd, service) == set()
         seconds = register.eventually(lambda: registered(etcd, service), 6)
-        ((_, _, lease),) = etcd.api.rows(service)
+        ((_, _, lease),) = etcd.api.rows(f"{service}/")
         assert lease != old
         assert seconds <= 2 * 3, "2 s, with slack"
         etcd.api.delete(registration.key)
         register.eventually(lambda: registered(etcd, service), 6)
-        assert etcd.api.rows(service)[0][2] == lease, "the lease was good, and is kept"
+        assert etcd.api.rows(f"{service}/")[0][2] == lease, "the lease was good, and is kept"
 
 
 @KEEPS_TRYING
@@ -124,12 +123,12 @@ def test_etcd_away_for_longer_than_the_lease_and_an_update_meanwhile(
     own_etcd: Own, register: Either
 ) -> None:
     etcd = own_etcd()
-    with register(etcd.target("api"), ADDRESS, ttl=3) as registration:
+    with register(etcd.target("api"), ADDRESS, ttl=2) as registration:
         etcd.members[0].kill()
         register.eventually(lambda: registration.state is RegistrationState.RECOVERING, 15)
         assert "connect" in registration.error or "Connect" in registration.error
         registration.update({"weight": 9})
-        register.pass_time(3)
+        register.pass_time(1.5)
         etcd.members[0].start()
         back = register.eventually(lambda: registration.state is RegistrationState.REGISTERED, 20)
         assert back < 3 * 3
@@ -227,7 +226,7 @@ def test_a_hundred_times_in_and_out_leaves_nothing(own_etcd: Own, register: Eith
 
 @pytest.mark.expect_log("forked after a channel was used")
 def test_a_forked_child_has_no_part_in_it(etcd: Cluster, service: str) -> None:
-    with grpclb.etcd.SyncRegistration(etcd.target(service), ADDRESS, ttl=3) as registration:
+    with grpclb.etcd.SyncRegistration(etcd.target(service), ADDRESS, ttl=2) as registration:
         child = os.fork()
         if child == 0:
             registration.close()
@@ -235,7 +234,7 @@ def test_a_forked_child_has_no_part_in_it(etcd: Cluster, service: str) -> None:
         _, status = os.waitpid(child, 0)
         assert status == 0
         lease = registration.lease
-        time.sleep(4)  # longer than the lease lives: it is kept alive after the fork
+        time.sleep(2.5)  # longer than the lease lives: it is kept alive after the fork
         assert registered(etcd, service) == {ADDRESS}
         assert registration.lease == lease
 
@@ -243,23 +242,28 @@ def test_a_forked_child_has_no_part_in_it(etcd: Cluster, service: str) -> None:
 # -- in processes of their own -------------------------------------------------------------------
 
 
-@both
-def test_killed_and_frozen_services(
-    etcd: Cluster, service: str, run_service: Run, stack: str
-) -> None:
+def test_killed_and_frozen_services(etcd: Cluster, service: str, run_service: Run) -> None:
+    """F25, in both stacks at once."""
     ttl = 3
-    options = {"target": etcd.target(service), "stack": stack, "ttl": ttl}
-    killed, frozen, well = (run_service(**options) for _ in range(3))
-    everyone = {s.wait_serving() for s in (killed, frozen, well)}
-    eventually(lambda: registered(etcd, service) == everyone, 20)
-    frozen.signal(signal.SIGSTOP)
-    killed.kill()
-    began = monotonic()
-    eventually(lambda: registered(etcd, service) == {well.address}, 3 * ttl)
-    assert 0.5 < monotonic() - began <= ttl + 2 + 2, "TTL + 2 s, and slack"
-    frozen.signal(signal.SIGCONT)
-    eventually(lambda: registered(etcd, service) == {well.address, frozen.address}, 3 * 3)
-    assert len(etcd.api.rows(service)) == 2, "one key for each"
+    options = {"target": etcd.target(service), "ttl": ttl}
+    killed, frozen = (
+        [run_service(stack=stack, **options) for stack in ("sync", "aio")] for _ in range(2)
+    )
+    back = {s.wait_serving() for s in frozen}
+    everyone = back | {s.wait_serving() for s in killed}
+    eventually(lambda: registered(etcd, service) == everyone, 30)
+    with grpclb.etcd.SyncRegistration(etcd.target(service), ADDRESS, ttl=ttl):
+        for one in frozen:
+            one.signal(signal.SIGSTOP)
+        for one in killed:
+            one.kill()
+        began = monotonic()
+        eventually(lambda: registered(etcd, service) == {ADDRESS}, 3 * ttl)
+        assert 0.5 < monotonic() - began <= ttl + 2 + 2, "TTL + 2 s, and slack"
+        for one in frozen:
+            one.signal(signal.SIGCONT)
+        eventually(lambda: registered(etcd, service) == {ADDRESS, *back}, 3 * 3)
+        assert len(etcd.api.rows(f"{service}/")) == 3, "one key for each"
 
 
 def test_a_rolling_restart_of_services_fails_no_rpc(
