@@ -65,6 +65,7 @@ class Resolution:
         self._error: Status | None = None  # what the last look-up failed with
         self._negative_since: float | None = None
         self._pending: ResolverState | None = None
+        self._pending_failure: ResolverState | None = None  # of a look-up after `_pending`
         self._pending_timer: Timer | None = None
         self._applied_at = float("-inf")
         self._updates = 0
@@ -86,7 +87,8 @@ class Resolution:
             task.cancel()
         if self._pending_timer is not None:
             self._pending_timer.cancel()
-        self._pending = self._pending_timer = self._resolver = self._good = None
+        self._pending = self._pending_failure = self._pending_timer = None
+        self._resolver = self._good = None
         self._current_run = None
 
     @property
@@ -157,18 +159,22 @@ class Resolution:
         # A resolver may answer resolve_now() at once, from within the policy's own update.
         if self._pending_timer is None and not self._taking and self._clock.now() >= due:
             return self._take(state)
-        self._pending = state
+        # A failure that follows a list says nothing about the list: both are taken.
+        self._pending_failure = state if isinstance(state.endpoints, Status) else None
+        if self._pending_failure is None:
+            self._pending = state
         if self._pending_timer is None:
             delay = max(0.0, due - self._clock.now())
             self._pending_timer = self._clock.call_later(delay, self._take_pending)
         return True
 
     def _take_pending(self) -> None:
-        state, self._pending, self._pending_timer = self._pending, None, None
-        if state is None or self._task is None or self._take(state):
-            return
-        if not isinstance(state.endpoints, Status):
+        state, failure = self._pending, self._pending_failure
+        self._pending = self._pending_failure = self._pending_timer = None
+        if state is not None and self._task is not None and not self._take(state):
             self.resolve_now()  # it was told that all is well
+        if failure is not None and self._task is not None:
+            self._take(failure)
 
     def _take(self, state: ResolverState) -> bool:
         self._applied_at = self._clock.now()

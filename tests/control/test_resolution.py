@@ -44,6 +44,18 @@ async def test_later_updates_are_joined_and_the_last_one_counts(scripted: Script
     assert lists(scripted) == [[A], [C]]
 
 
+@pytest.mark.expect_log("the source went away")
+@virtual
+async def test_a_failure_does_not_displace_the_list_that_waits(scripted: ScriptedPolicy) -> None:
+    channel = await scripted_channel()
+    channel.update(A)
+    channel.update(B)
+    channel.fail("the source went away")
+    await asyncio.sleep(0.2)
+    assert lists(scripted) == [[A], [B]]
+    assert "the source went away" in channel.core.resolution.snapshot(0)["last_error"]
+
+
 @virtual
 async def test_after_a_pause_an_update_is_taken_at_once_again(scripted: ScriptedPolicy) -> None:
     channel = await scripted_channel()
