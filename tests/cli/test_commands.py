@@ -26,7 +26,8 @@ from grpclb.testing import ManualResolver
 from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, write_pair
 from tests.support.dns_server import DnsServer
-from tests.support.kubernetes_api import TlsServer, endpoint_object, slice_object
+from tests.support.kubernetes_objects import endpoint_object, slice_object
+from tests.support.kubernetes_tls import TlsServer
 from tests.support.tls import Authority
 
 pytestmark = [

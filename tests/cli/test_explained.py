@@ -21,7 +21,9 @@ from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, out_of_time
 from tests.support.dns_server import DnsServer
 from tests.support.dns_server import Fault as DnsFault
-from tests.support.kubernetes_api import Fault, KubernetesApi, TlsServer, slice_object
+from tests.support.kubernetes_api import Fault, KubernetesApi
+from tests.support.kubernetes_objects import slice_object
+from tests.support.kubernetes_tls import TlsServer
 from tests.support.tls import Authority
 
 # Shared servers come before the test, whose leak guard would take them for its own.
