@@ -115,7 +115,8 @@ def route_config(
     name: str = "routes", routes: Iterable[Mapping[str, Any]] | None = None, /, **host: Any
 ) -> Any:
     """One virtual host for every name; its fields as keywords."""
-    fields = {"domains": ["*"], "routes": list(routes) if routes is not None else [route()], **host}
+    given = list(routes) if routes is not None else [route()]
+    fields = {"name": "host", "domains": ["*"], "routes": given, **host}
     return make(m.ROUTE_CONFIGURATION, {"name": name, "virtual_hosts": [fields]})
 
 
@@ -129,7 +130,8 @@ def cluster(name: str = "c", **fields: Any) -> Any:
 
 def policies(*packed: Any) -> dict[str, Any]:
     """A LoadBalancingPolicy that lists these configs."""
-    return {"policies": [{"typed_extension_config": {"typed_config": p}} for p in packed]}
+    named = ({"name": "policy", "typed_config": config} for config in packed)
+    return {"policies": [{"typed_extension_config": config} for config in named]}
 
 
 def lb(name: str, **fields: Any) -> Any:

@@ -196,4 +196,8 @@ def test_route_config_is_the_same_inside_as_outside() -> None:
     assert inside.routes == rds.parse(packed.type_url, packed.value).resource
 
 
-_HOST = {"domains": ["*"], "routes": [{"match": {"prefix": ""}, "route": {"cluster": "c"}}]}
+_HOST = {
+    "name": "host",
+    "domains": ["*"],
+    "routes": [{"match": {"prefix": ""}, "route": {"cluster": "c"}}],
+}
