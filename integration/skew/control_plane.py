@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from integration.skew.cluster import HEADLESS, NAMESPACE, PORT
 from integration.skew.namespaces import API_IP
-from tests.support.kubernetes_api import TlsServer, endpoint_object, slice_object
+from tests.support.kubernetes_objects import endpoint_object, slice_object
+from tests.support.kubernetes_tls import TlsServer
 
 _TOKEN = "token-of-the-clients"
 
