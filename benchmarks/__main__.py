@@ -27,6 +27,7 @@ _GROUPS = (
     "fairness",
     "etcd",
     "kubernetes",
+    "xds",
 )
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _PREFACE = """\
