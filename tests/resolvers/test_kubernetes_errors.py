@@ -116,6 +116,43 @@ def test_credentials_that_never_come() -> None:
     play(scene, script)
 
 
+STALLED = (("Content-Length", "999"),)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fault"),
+    [
+        ("list", Fault(200, STALLED, b'{"items": [')),
+        ("list", Fault(503, STALLED, b"x")),
+        ("list", Fault(200, (), b'{"metadata": {"resourceVersion": "1", "continue": "\\ud800"}}')),
+        pytest.param(
+            "get", Fault(200, STALLED, b"{"), marks=pytest.mark.expect_log("has no EndpointSlices")
+        ),
+    ],
+    ids=["list", "refusal", "continue-token", "service"],
+)
+def test_an_answer_that_cannot_be_read_to_its_end_holds_up_nobody(verb: str, fault: Fault) -> None:
+    scene = Scene()
+    if verb == "list":
+        scene.api.put(slice_object("api-1", "api", [A]))
+    scene.api.fail_next(verb, fault)
+
+    async def script() -> None:
+        if verb == "get":
+            await scene.until(lambda: scene.api.count("get"), 5)
+            scene.api.put(slice_object("api-1", "api", [A]))
+        await scene.until(lambda: {A} in scene.lists, 60)
+
+    play(scene, script)
+
+
+def test_a_list_of_endless_pages() -> None:
+    scene = Scene()
+    page = b'{"metadata": {"resourceVersion": "1", "continue": "again"}, "items": []}'
+    scene.api.fail_next("list", *[Fault(200, (), page)] * 5_000)
+    assert "cannot list endpointslices: more than 1000 pages" in first_error(scene)
+
+
 # ---- Services that have nothing
 
 

@@ -88,6 +88,19 @@ def test_a_body_that_is_cut_anywhere_is_an_error(answer: bytes) -> None:
             lines_of(Wire(answer[:end]))
 
 
+def test_after_half_an_answer_the_connection_is_not_used_again() -> None:
+    wire = Wire(SIZED, SIZED, keep=True)
+
+    async def main() -> None:
+        async with connect(wire) as connection:
+            with pytest.raises(HttpError, match="more than 3 bytes"):
+                await (await ask(connection)).read(5.0, 3)
+            assert await (await ask(connection)).read(5.0) == BODY
+
+    run_virtual(main())
+    assert wire.opened == 2
+
+
 def test_a_line_that_is_cut_off_by_a_closed_connection() -> None:
     with pytest.raises(HttpError, match="ended within a line"):
         lines_of(Wire(CLOSED[:-3]))
@@ -125,7 +138,7 @@ def test_what_is_refused(answer: bytes, problem: str) -> None:
 def test_a_body_has_a_bound() -> None:
     async def main() -> bytes:
         async with connect(Wire(SIZED)) as connection:
-            return await (await ask(connection)).read(10)
+            return await (await ask(connection)).read(5.0, 10)
 
     with pytest.raises(HttpError, match="more than 10 bytes"):
         run_virtual(main())
@@ -137,7 +150,7 @@ def test_one_connection_for_requests_one_after_the_other() -> None:
     async def main() -> None:
         async with connect(wire) as connection:
             for _ in range(3):
-                assert await (await ask(connection)).read() == BODY
+                assert await (await ask(connection)).read(5.0) == BODY
 
     run_virtual(main())
     assert (wire.opened, wire.aborted) == (1, 1)
@@ -149,7 +162,7 @@ def test_a_server_that_closes_gets_a_new_connection() -> None:
     async def main() -> None:
         async with connect(wire) as connection:
             for _ in range(2):
-                assert await (await ask(connection)).read() == BODY
+                assert await (await ask(connection)).read(5.0) == BODY
 
     run_virtual(main())
     assert (wire.opened, wire.aborted) == (2, 2)

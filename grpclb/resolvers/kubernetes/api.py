@@ -78,7 +78,7 @@ class Session:
             query["continue"] = more
         response = await self._get(self._api.slices_path, query, "list endpointslices")
         try:
-            body = await response.read()
+            body = await response.read(self._api.timeouts.answer)
             parse = functools.partial(parse_page, body)
             return parse() if len(body) < _INLINE else await off_loop(parse)
         except (HttpError, JunkError) as error:
@@ -102,7 +102,7 @@ class Session:
         """Whether there is such a Service; None if we may not know."""
         with contextlib.suppress(ApiError, HttpError, ValueError, RecursionError):
             response = await self._get(self._api.service_path, {}, "get services", (200, 404))
-            raw = json.loads(await response.read(_MOST_ERROR))
+            raw = json.loads(await response.read(self._api.timeouts.answer, _MOST_ERROR))
             # A proxy's own 404 is no word of the API server's.
             if response.status == 200:
                 return True
@@ -137,7 +137,8 @@ class Session:
     async def _refusal(self, response: Response, what: str) -> ApiError:
         message = ""
         with contextlib.suppress(HttpError, ValueError, RecursionError):
-            message = parse_status(json.loads(await response.read(_MOST_ERROR)))[1]
+            body = await response.read(self._api.timeouts.answer, _MOST_ERROR)
+            message = parse_status(json.loads(body))[1]
         text = self._api.explain(response.status, what, self._grant, self._redacted(message))
         return ApiError(text, response.status, _seconds(response.headers.get("retry-after")))
 
@@ -164,8 +165,10 @@ class Api:
         self.namespace = namespace
         self.service = service
         self.timeouts = timeouts
-        self.slices_path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(namespace)}/endpointslices"
-        self.service_path = f"/api/v1/namespaces/{quote(namespace)}/services/{quote(service)}"
+        # Names with a slash would be another path.
+        namespace, service = quote(namespace, safe=""), quote(service, safe="")
+        self.slices_path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        self.service_path = f"/api/v1/namespaces/{namespace}/services/{service}"
         self._credentials = credentials
         self._opener = opener
 

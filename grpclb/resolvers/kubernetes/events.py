@@ -106,8 +106,8 @@ def parse_page(body: bytes) -> Page:
     version, more = _version(raw), metadata.get("continue") or None
     if version is None:
         raise JunkError("a list without a resourceVersion")
-    if more is not None and (not isinstance(more, str) or len(more) > _MOST_TOKEN):
-        raise JunkError("a list whose continue token is no text")
+    if more is not None and not _is_token(more):
+        raise JunkError("a list whose continue token is no plain text")
     slices, kept = [], []
     for item in items:
         try:
@@ -140,6 +140,12 @@ def _object(data: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise JunkError(f"not a JSON object: {data[:80]!r}")
     return raw
+
+
+def _is_token(more: object) -> bool:
+    """Whether it can be part of the next request."""
+    plain = isinstance(more, str) and more.isascii() and more.isprintable()
+    return plain and len(str(more)) <= _MOST_TOKEN
 
 
 def _version(raw: dict[str, Any]) -> str | None:

@@ -140,8 +140,23 @@ class Response:
         self._reader = reader
         self._done = done
 
-    async def read(self, limit: int = MOST_BODY) -> bytes:
-        """The whole body. Raises HttpError, for more than `limit` bytes as well."""
+    async def read(self, timeout: float, limit: int = MOST_BODY) -> bytes:
+        """The whole body. Raises HttpError, also for more than `limit` bytes or `timeout` s.
+
+        After a failure the connection is closed: what is left of the body is no answer to the
+        next request.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._read(limit)
+        except TimeoutError:
+            self._done(reusable=False)
+            raise HttpError(f"the answer did not end in {timeout:g} s") from None
+        except HttpError:
+            self._done(reusable=False)
+            raise
+
+    async def _read(self, limit: int) -> bytes:
         parts, size = [], 0
         async with contextlib.aclosing(self._pieces()) as pieces:
             async for piece in pieces:

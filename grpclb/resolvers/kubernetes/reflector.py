@@ -31,6 +31,7 @@ _STEADY = 5.0  # a watch that lasted so long was a good one
 _PATIENCE = 4.0  # for a first answer; then somebody is told that there is none
 _MOST_REMARKS = 256
 _PAGE = 100  # slices, so some 10,000 endpoints
+_MOST_PAGES = 1_000
 _QUIET_FAILURES = 3  # of a watch that began well
 _EXPIRED = 410
 # After these the same request may succeed; anything else asks for a new list.
@@ -162,7 +163,7 @@ class Reflector:
     async def _pages(self, session: Session, limit: int | None) -> tuple[dict[str, Slice], str]:
         slices: dict[str, Slice] = {}
         more: str | None = None
-        while True:
+        for _ in range(_MOST_PAGES):
             page = await session.page(limit, more)
             slices.update((piece.name, piece) for piece in page.slices)
             for name, reason in page.kept:
@@ -172,6 +173,7 @@ class Reflector:
             more = page.more
             if more is None:
                 return slices, page.version
+        raise ApiError(f"cannot list endpointslices: more than {_MOST_PAGES} pages")
 
     # -- watch ---------------------------------------------------------------------------------
 
