@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from grpclb.resolvers.kubernetes import build as build_module
 from grpclb.resolvers.kubernetes import credentials, kubeconfig
 from grpclb.resolvers.kubernetes.credentials import Access, FileCredentials, tls_context
 from grpclb.resolvers.kubernetes.files import FileError, read_file, read_text, trust
+from grpclb.resolvers.kubernetes.http import open_streams
 
 # ---- files (FIGURES F44)
 
@@ -209,3 +212,62 @@ def test_a_factory_takes_the_arguments_for_all_targets() -> None:
     assert repr(made) == "<KubernetesResolver kubernetes:///api>"
     assert made.authority == "api.mine.svc"  # type: ignore[attr-defined]
     assert build_module.make_credentials(Access("https://h:1")) is not None
+
+
+def test_no_key_pair_of_fifos_is_waited_for(tmp_path: Path) -> None:
+    fifo, pair = tmp_path / "fifo", tmp_path / "pair.pem"
+    os.mkfifo(fifo)
+    trustme.CA().issue_cert("client").private_key_and_cert_chain_pem.write_to_path(pair)
+    # If somebody does wait for it, this ends that.
+    rescue = threading.Timer(2.0, lambda: os.close(os.open(fifo, os.O_RDWR)))
+    rescue.start()
+    for cert, key in ((fifo, pair), (pair, fifo)):
+        access = Access("https://127.0.0.1:1", client_cert_file=str(cert), client_key_file=str(key))
+        with pytest.raises(FileError, match="fifo: not a regular file"):
+            asyncio.run(FileCredentials(access).grant())
+    rescue.cancel()
+    rescue.join()
+
+
+def test_names_are_looked_up_where_no_exit_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[threading.Thread] = []
+
+    def look_up(*args: object, **more: object) -> Any:
+        seen.append(threading.current_thread())
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(socket.gaierror):
+        asyncio.run(open_streams("api.example", 443, None, None))
+    assert seen
+    assert all(thread.daemon for thread in seen)
+
+
+def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        found = [(0, 0, 0, "", (ip, port)) for ip in ("127.0.0.2", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: found)
+        async with server:
+            reader, writer = await open_streams("api.example", port, None, None)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["a/../b", "..", "A", "a?b"])
+def test_a_namespace_file_that_is_a_path(pod: Path, name: str) -> None:
+    (pod / "namespace").write_text(name)
+    resolver = grpclb.kubernetes.resolver("kubernetes:///api")
+    with pytest.raises(ValueError, match=r"namespace .*expected 1 to 63"):
+        asyncio.run(asyncio.wait_for(resolver.run(lambda state: None), 5))
+
+
+@pytest.mark.parametrize("url", ["ftp://u:canary@h", "https://u:canary@h:x", "u:canary@h"])
+def test_a_password_in_a_url_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="api server") as error:
+        Access(url)
+    assert "canary" not in str(error.value)

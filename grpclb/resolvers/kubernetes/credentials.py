@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from grpclb.resolvers.kubernetes.files import FileError, changed, read_text, trust
+from grpclb.resolvers.kubernetes.files import FileError, changed, read_file, read_text, trust
 from grpclb.resolvers.kubernetes.http import Origin
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -140,6 +140,8 @@ def tls_context(
     else:
         context.load_default_certs()
     if cert_file is not None:
+        for path in (cert_file, key_file or cert_file):
+            read_file(path)  # OpenSSL would wait for a FIFO
         try:
             context.load_cert_chain(cert_file, key_file, password=_no_password)
         except (OSError, ValueError) as error:
@@ -150,7 +152,8 @@ def tls_context(
 
 def parse_origin(url: str, tls: ssl.SSLContext | None, server_name: str | None = None) -> Origin:
     """Where ``https://host[:port][/path]`` is. Raises ValueError."""
-    where = f"api server {url[:200]!r}"
+    # Before an '@' there may be a password.
+    where = f"api server {url.rpartition('@')[2][:200]!r}"
     try:
         parts = urlsplit(url)
         port = parts.port

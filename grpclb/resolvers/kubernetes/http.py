@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import ipaddress
 import os
 import socket
 import ssl
@@ -15,6 +17,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+from grpclb.resolvers.thread import off_loop
 
 MOST_LINE = 8 << 20  # bytes of one event; etcd's own limit for an object is 1.5 MiB
 MOST_BODY = 64 << 20
@@ -48,9 +52,7 @@ async def open_streams(
     host: str, port: int, tls: ssl.SSLContext | None, server_name: str | None
 ) -> Streams:
     """A connection whose peer's silent death is noticed within half a minute, if by the kernel."""
-    reader, writer = await asyncio.open_connection(
-        host, port, ssl=tls, server_hostname=(server_name or host) if tls else None
-    )
+    reader, writer = await _connect(host, port, tls, (server_name or host) if tls else None)
     sock = writer.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError):
@@ -59,6 +61,29 @@ async def open_streams(
                 if hasattr(socket, name):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return reader, writer
+
+
+async def _connect(
+    host: str, port: int, tls: ssl.SSLContext | None, server_name: str | None
+) -> Streams:
+    """As asyncio does, but a DNS that is silent holds up no exit of the interpreter."""
+    try:
+        ipaddress.ip_address(host)
+        addresses = [host]
+    except ValueError:
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        addresses = [str(found[4][0]) for found in await off_loop(look_up)]
+    problem: OSError | None = None
+    for address in dict.fromkeys(addresses):
+        try:
+            return await asyncio.open_connection(
+                address, port, ssl=tls, server_hostname=server_name
+            )
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            problem = problem or error
+    raise problem or OSError(f"{host} has no address")
 
 
 class Connection:

@@ -19,7 +19,7 @@ from grpclb.resolvers.kubernetes.merge import FAMILIES, Hold, Merged, Merger
 from grpclb.resolvers.kubernetes.reflector import Reflector, View
 from grpclb.resolvers.kubernetes.shared import Source, subscribed
 from grpclb.resolvers.kubernetes.slices import Slice
-from grpclb.resolvers.kubernetes.target import ServiceTarget
+from grpclb.resolvers.kubernetes.target import ServiceTarget, check_namespace
 
 _LOG = logging.getLogger("grpclb.resolver.kubernetes")
 _HOLD = 0.2  # seconds that a backend may need from one slice to another
@@ -70,6 +70,7 @@ class KubernetesResolver:
         plan, loop = self._plan, asyncio.get_running_loop()
         credentials = plan.make_credentials(plan.access)
         namespace = plan.service.namespace or await credentials.namespace()
+        check_namespace(namespace)  # a file's or a kubeconfig's may be anything
         changed = asyncio.Event()
 
         def make(tell: Callable[[View], None]) -> Source:
