@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -124,7 +125,7 @@ def load_bootstrap(source: Source | None, environ: Mapping[str, str] = os.enviro
             return _from_environment(environ)
         case Mapping():
             return _parse(dict(source), "bootstrap")
-        case str() if source.lstrip().startswith("{"):
+        case str() if source.lstrip("\ufeff \t\r\n").startswith("{"):
             return _parse(_decode(source, "bootstrap"), "bootstrap")
         case str() | os.PathLike():
             return _from_file(source, "bootstrap")
@@ -289,6 +290,8 @@ def _check(value: Any, depth: int = 0) -> None:
     match value:
         case str():
             value.encode()  # half a surrogate pair is a ValueError
+        case int() if abs(value) > sys.float_info.max:
+            raise ValueError("a number above 1.8e308")
         case dict():
             for key, item in value.items():
                 key.encode()
@@ -301,6 +304,8 @@ def _check(value: Any, depth: int = 0) -> None:
 def _authorities(table: _Field) -> tuple[Authority, ...]:
     found = []
     for name in table.of(dict, "an object"):
+        if not isinstance(name, str):
+            raise table.fail(f"expected strings as names, got {name!r:.80}")
         item = table.get(name) or _Field({}, f"{table.path}.{name}", table.origin)
         prefix = f"xdstp://{quote(name, safe='')}/"
         template = item.text("client_listener_resource_name_template")

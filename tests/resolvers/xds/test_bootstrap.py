@@ -140,9 +140,12 @@ def nested(levels: int) -> dict[str, Any]:
         ({**GOOD, "node": {"metadata": []}}, "$.node.metadata: expected an object"),
         ({**GOOD, "node": {"metadata": {"a": {1}}}}, "$.node: metadata: no JSON"),
         ({**GOOD, "node": {"metadata": nested(40)}}, "$.node: metadata: no JSON: nested deeper"),
+        ({**GOOD, "node": {"metadata": {"a": 10**400}}}, "$.node: metadata: no JSON: a number"),
         ({**GOOD, "node": {"metadata": {"a": "\ud800"}}}, "$.node: metadata: no JSON: 'utf-8'"),
         ({**GOOD, "node": {"id": "\ud800"}}, "$.node.id: not Unicode"),
         ({**GOOD, "authorities": []}, "$.authorities: expected an object"),
+        ({**GOOD, "authorities": {1: {}}}, "$.authorities: expected strings as names, got 1"),
+        ('\ufeff{"a": 1}', "bootstrap: not JSON: Unexpected UTF-8 BOM"),
         (
             {**GOOD, "authorities": {"a": {"client_listener_resource_name_template": "%s"}}},
             "$.authorities.a: client_listener_resource_name_template: does not begin with",
