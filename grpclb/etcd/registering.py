@@ -100,7 +100,9 @@ class SyncRegistration:
         """
         value = self._registrant.plan.value(metadata)
         hold = self._hold
-        if hold is not None and self._pid == os.getpid():
+        if hold is None and self.state is RegistrationState.NEW:
+            self._registrant.replace(value)
+        elif hold is not None and self._pid == os.getpid():
             with contextlib.suppress(RuntimeError):  # the interpreter is about to end
                 hold.loop.call_soon_threadsafe(self._registrant.update, value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpclb.core.resolver import Resolver, ResolverContext, ResolverFactory
 from grpclb.core.target import Target, parse_target
-from grpclb.resolvers.etcd.build import build
+from grpclb.resolvers.etcd.build import build, prefix_of
 from grpclb.resolvers.etcd.settings import EtcdSettings, Pem
 
 
@@ -55,6 +55,7 @@ def factory(
     def make(target: Target, context: ResolverContext) -> Resolver:
         if client is not None:
             return build(target, context, client=client, server_name=server_name)
+        prefix_of(target)  # raises
         if target.authority and given is not None:
             raise ValueError(
                 f"target {target.text!r}: endpoints= says where etcd is; write "

@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 from grpc import StatusCode
 
+import grpclb.etcd
 from grpclb.etcd import Registration, RegistrationError, RegistrationState, SyncRegistration
 from grpclb.resolvers.etcd.model import EtcdFailed, EtcdRefused, KeyValue, LeaseGrant
 from grpclb.resolvers.etcd.plan import Plan
@@ -248,6 +249,47 @@ def test_closing_does_not_wait_for_an_etcd_that_is_silent() -> None:
         await waiting
 
     play(scenario)
+
+
+def test_who_closes_while_it_is_closed_waits_for_that() -> None:
+    """Ctrl-C cancels the entering, which closes; the loop may end when `close` has returned."""
+
+    async def scenario(registrant: Registrant, etcd: Etcd) -> None:
+        await registrant.start(10, keep_trying=False)
+        etcd.next("revoke", lambda: asyncio.sleep(0.5))
+        first = asyncio.create_task(registrant.close())
+        await asyncio.sleep(0.1)
+        await registrant.close()
+        assert etcd.key is None
+        assert etcd.closed
+        await first
+
+    play(scenario)
+
+
+def test_metadata_that_is_replaced_before_entering_is_not_lost() -> None:
+    sync = SyncRegistration(TARGET, ADDRESS, {"weight": 1})
+    sync.update({"weight": 7})
+    assert b'{"weight":7}' in sync._registrant._registrar._wanted
+
+
+@pytest.mark.parametrize(
+    "target", ["etcd://root:canary@etcd:2379/api", "etcd://root:canary@etcd:2379"]
+)
+@pytest.mark.parametrize("etcd", [{}, {"endpoints": "etcd:2379"}, {"endpoints": "x://u:canary@h"}])
+def test_a_password_in_a_target_is_not_shown(target: str, etcd: Any) -> None:
+    for make in (
+        lambda: Registration(target, ADDRESS, **etcd),
+        lambda: grpclb.etcd.resolver(target, **etcd),
+    ):
+        with pytest.raises(ValueError, match="no user belongs into it") as error:
+            make()
+        assert "canary" not in str(error.value)
+
+
+def test_a_lease_longer_than_etcd_takes() -> None:
+    with pytest.raises(ValueError, match=r"ttl: 1000.* s is too long"):
+        Registration(TARGET, ADDRESS, ttl=10**30)
 
 
 def test_a_grant_that_was_done_but_not_answered_counts() -> None:

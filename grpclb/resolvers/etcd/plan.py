@@ -14,6 +14,7 @@ from grpclb.resolvers.etcd.settings import EtcdSettings, Pem
 from grpclb.resolvers.etcd.values import MOST_BYTES, Rejected, parse_value
 
 DEFAULT_TTL = 10  # seconds
+_MOST_TTL = 9_000_000_000  # etcd's own limit
 _LEAST_TTL = 2  # below it a keepalive that is late by a second is too late
 
 
@@ -54,10 +55,13 @@ class Plan:
             raise TypeError(f"ttl must be whole seconds, got {ttl!r}")
         if ttl < _LEAST_TTL:
             raise ValueError(f"ttl: {ttl} s is too short; at least {_LEAST_TTL}")
+        if ttl > _MOST_TTL:
+            raise ValueError(f"ttl: {str(ttl)[:20]} s is too long; at most {_MOST_TTL}")
+        prefix = prefix_of(parsed)
         settings = _settings(parsed, options)
         # A member that is silent must not cost the lease: another one is asked in time.
         settings = replace(settings, timeout=min(settings.timeout, max(1.0, ttl / 4)))
-        key = prefix_of(parsed) + dialable.encode()
+        key = prefix + dialable.encode()
         return cls(target, settings, dialable, key, ttl)
 
     def value(self, metadata: Mapping[str, Any] | None) -> bytes:

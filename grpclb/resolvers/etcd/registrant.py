@@ -63,6 +63,7 @@ class Registrant:
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._final: EtcdFailed | None = None
+        self._over: asyncio.Event | None = None  # set when closing has ended
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -77,6 +78,10 @@ class Registrant:
     @property
     def lease(self) -> int | None:
         return self._registrar.lease
+
+    def replace(self, value: bytes) -> None:
+        """As `update`, before `start`."""
+        self._registrar.update(value)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -122,10 +127,21 @@ class Registrant:
     async def close(self) -> None:
         """Take the key away, and give everything back. Never raises; about 2 s where etcd is away.
 
-        In a forked child it does nothing: the key belongs to the parent.
+        Called again while it works, it waits for that: who returns may end the loop. In a forked
+        child it does nothing: the key belongs to the parent.
         """
-        if self._state is RegistrationState.CLOSED or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
+        if self._over is not None:
+            await self._over.wait()
+            return
+        self._over = asyncio.Event()
+        try:
+            await self._close()
+        finally:
+            self._over.set()
+
+    async def _close(self) -> None:
         was, self._state = self._state, RegistrationState.CLOSED
         self._registrar.close()
         self._tell_waiters()

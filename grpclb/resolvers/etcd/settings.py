@@ -134,12 +134,12 @@ def _endpoint(text: object) -> tuple[str, str]:
     """The scheme (or nothing) and ``host:port`` of one endpoint."""
     if not isinstance(text, str):
         raise TypeError(f"etcd: an endpoint must be text, got {type(text).__name__}")
+    if "@" in text:  # may be a password: never shown
+        raise ValueError("etcd endpoint: no user belongs into it; use user= and password=")
     scheme, mark, rest = text.strip().rpartition("://")
     rest = rest.removesuffix("/")
     if mark and scheme.lower() not in ("http", "https"):
         raise ValueError(f"etcd endpoint {text!r}: write host:port, or http(s)://host:port")
-    if "@" in rest:  # may be a password: never shown
-        raise ValueError("etcd endpoint: no user belongs into it; use user= and password=")
     host, port = split_host_port(rest, f"etcd endpoint {text!r}")
     host = f"[{host}]" if ":" in host else host
     return scheme.lower(), f"{host}:{port or DEFAULT_PORT}"
