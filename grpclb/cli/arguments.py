@@ -70,6 +70,9 @@ def _refuse(command: str, reason: str) -> NoReturn:
 def _request(given: argparse.Namespace) -> Request:
     if not 0 < given.timeout <= 3600:
         raise UsageError(f"--timeout: expected seconds in 0 to 3600, got {given.timeout:g}")
+    seconds = getattr(given, "seconds", None)
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"--seconds: expected seconds above 0, got {seconds:g}")
     full = given.command != "resolve"
     tls = None
     options = [*_defaults(given), *map(_option, given.option)]
@@ -90,7 +93,7 @@ def _request(given: argparse.Namespace) -> Request:
         tls=tls,
         timeout=given.timeout,
         json=given.json,
-        seconds=getattr(given, "seconds", None),
+        seconds=seconds,
     )
     return _with_probes(request, given) if given.command == "doctor" else request
 

@@ -29,26 +29,29 @@ def read_tls(tls: bool, ca: str | None, cert: str | None, key: str | None) -> Tl
         return None
     if bool(cert) != bool(key):
         raise ValueError("--cert and --key belong together")
-    if ca:
-        _check_ca(ca)
+    trusted = _read_ca(ca) if ca else None
     if cert is None or key is None:
-        return Tls(Path(ca).read_bytes() if ca else None)
+        return Tls(trusted)
     _check_pair(cert, key)
     return Tls(
-        Path(ca).read_bytes() if ca else None,
+        trusted,
         Path(cert).read_bytes(),
         Path(key).read_bytes(),
         (cert, key),
     )
 
 
-def _check_ca(path: str) -> None:
-    """gRPC would take anything here, and fail later with a riddle."""
+def _read_ca(path: str) -> bytes:
+    """gRPC would take anything here, and fail later with a riddle.
+
+    Read once: a pipe, such as a shell's ``<(...)``, has no second reading.
+    """
     text = Path(path).read_bytes()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise ValueError(f"--ca {path}: not a PEM certificate") from None
+    return text
 
 
 def _check_pair(cert: str, key: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import grpclb
 from grpclb.cli import main
+from grpclb.cli.credentials import read_tls
 from grpclb.control.registries import RESOLVERS
 from grpclb.resolvers.kubernetes.build import build
 from grpclb.resolvers.kubernetes.credentials import Access
@@ -420,6 +423,8 @@ def test_watch_as_json_in_a_process_of_its_own(patient: str) -> None:
         (["doctor", "host:1", *ECHO, "--data-file", "/none"], "/none: No such file"),
         (["doctor", "host:1", *ECHO, "--data-file", "x", "--data-hex", "00"], "give one of"),
         (["doctor", "host:1", *ECHO, "--deadline", "inf"], "--deadline: expected seconds"),
+        (["watch", "host:1", "--seconds", "nan"], "--seconds: expected seconds above 0"),
+        (["watch", "host:1", "--seconds", "-1"], "--seconds: expected seconds above 0"),
         (["watch", "host:1", "--service-config", "{"], "service config: $: not JSON"),
         (["watch", "host:1", "--service-config", "/none"], "/none: No such file"),
         (["resolve", "host:1", "--service-config", '{"methodConfig": 3}'], "$.methodConfig"),
@@ -436,3 +441,17 @@ def test_help_is_no_error(shell: Shell) -> None:
     found = shell("doctor", "--help")
     assert found.code == 0
     assert "--health [SERVICE]" in found.out
+
+
+def test_a_ca_from_a_pipe_is_read_once() -> None:
+    """A shell's ``<(...)``."""
+    pem = trustme.CA().cert_pem.bytes()
+    reading, writing = os.pipe()
+    os.write(writing, pem)
+    os.close(writing)
+    try:
+        tls = read_tls(False, f"/dev/fd/{reading}", None, None)
+    finally:
+        os.close(reading)
+    assert tls is not None
+    assert tls.ca == pem
