@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from random import Random
@@ -434,6 +435,22 @@ async def test_a_silent_client_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
         client.data = {b"svc/b": B.encode()}  # without a word
         await channel.until_addresses(B)
         assert not any(isinstance(s.endpoints, Status) for s in channel.states)
+
+
+async def test_a_watch_that_begins_when_nobody_waits_any_more_is_cancelled() -> None:
+    client, asked, go = Etcd3(), threading.Event(), threading.Event()
+    begin = client.add_watch_prefix_callback
+
+    def slow(*args: Any, **more: Any) -> int:
+        asked.set()
+        go.wait(10)
+        return begin(*args, **more)
+
+    client.add_watch_prefix_callback = slow  # type: ignore[method-assign]
+    async with running(resolver_of("etcd:///svc", client=client)) as channel:
+        await channel.until(lambda c: asked.is_set())
+    go.set()
+    await channel.until(lambda c: bool(client.since) and not client.callbacks)
 
 
 def test_something_else_is_no_client() -> None:

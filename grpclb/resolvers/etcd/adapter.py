@@ -86,7 +86,11 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         patience = _LIST_AGAIN if self._revision else _LIST_AGAIN_SOON
         self._end = self._loop.time() + patience
-        self._cancel = await _ask(self._begin)
+        try:
+            self._cancel = await _ask(self._begin)
+        except BaseException:
+            self._closed = True  # the client may begin it yet, when nobody waits any more
+            raise
         return self._events()
 
     async def __aexit__(self, *_: object) -> None:
@@ -114,13 +118,17 @@ class _Watch:
             number = self._client.add_watch_prefix_callback(
                 self._prefix, self._on_response, **since
             )
-            return lambda: self._client.cancel_watch(number)
+            return self._begun(lambda: self._client.cancel_watch(number))
         events, cancel = self._client.watch_prefix(self._prefix, **since)
         threading.Thread(
             target=self._read, args=(events,), name="grpclb-etcd-watch", daemon=True
         ).start()
-        stop: Callable[[], object] = cancel
-        return stop
+        return self._begun(cancel)
+
+    def _begun(self, cancel: Callable[[], object]) -> Callable[[], object]:
+        if self._closed:
+            cancel()
+        return cancel
 
     def _read(self, events: Any) -> None:
         try:
