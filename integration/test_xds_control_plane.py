@@ -1,4 +1,4 @@
-"""go-control-plane's cache, server and encoder as the control plane; C-core's client beside ours."""
+"""go-control-plane as the control plane: its cache, server and encoder; C-core beside grpclb."""
 
 from __future__ import annotations
 
