@@ -114,6 +114,11 @@ class ControlChannel:
         finally:
             self._close()
 
+    def abandon(self) -> None:
+        """Cancel all calls, of a loop that was closed. Any thread; nothing is waited for."""
+        if not (self._connection.closed or self._connection.of_parent):
+            self._cancel_all()
+
     def _cancel_all(self) -> None:
         self._connection.closed = True
         self._connection.idle.clear()
@@ -140,5 +145,5 @@ class ControlChannel:
     ) -> None:
         if kind is not GeneratorExit:
             await self.close()
-        elif not (self._connection.closed or self._connection.of_parent):
-            self._cancel_all()  # dropped with its loop: grpcio closes what is dropped
+        else:
+            self.abandon()  # dropped with its loop: grpcio closes what is dropped

@@ -49,6 +49,7 @@ class AdsSession:
         self._node = node
         self._user_agent = user_agent
         self._machine = AdsMachine(servers, kinds, random)
+        self._channels: set[ControlChannel] = set()
         self._streams: dict[int, BidiStream] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -75,6 +76,12 @@ class AdsSession:
             "servers": self._machine.dump_servers(),
             "resources": self._machine.dump(),
         }
+
+    def abandon(self) -> None:
+        """Cancel the streams of a loop that was closed. Any thread; nothing is waited for."""
+        self._closed = True
+        for channel in tuple(self._channels):
+            channel.abandon()
 
     async def close(self) -> None:
         """End all streams; no watcher is called any more."""
@@ -135,7 +142,9 @@ class AdsSession:
                 assert_never(never)
 
     def _start(self, server: int, run: Coroutine[Any, Any, None]) -> None:
-        self._tasks[server] = self._loop.create_task(run, name=f"grpclb-ads-{server}")
+        task = self._tasks[server] = self._loop.create_task(run, name=f"grpclb-ads-{server}")
+        # A user's loop may end before the channel is closed: no noise about it.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -188,18 +197,23 @@ class AdsSession:
             self._machine.sent(server, serial, self._loop.time())
             self._set_timer()
 
-        async with (
-            ControlChannel(config.uri, credentials, _OPTIONS) as channel,
-            # One message at a time: the next one is read when this one's news were told.
-            channel.stream(METHOD, read_ahead=1, on_sent=sent) as stream,
-        ):
-            self._streams[server] = stream
-            self._machine.opened(server, serial, self._loop.time())
-            self._pump()
-            async for data in stream:
-                response = decode_response(data)
-                if response is None:
-                    return True
-                self._machine.response(server, serial, response, self._loop.time())
+        channel = ControlChannel(config.uri, credentials, _OPTIONS)
+        self._channels.add(channel)
+        try:
+            async with (
+                channel,
+                # One message at a time: the next one is read when this one's news were told.
+                channel.stream(METHOD, read_ahead=1, on_sent=sent) as stream,
+            ):
+                self._streams[server] = stream
+                self._machine.opened(server, serial, self._loop.time())
                 self._pump()
+                async for data in stream:
+                    response = decode_response(data)
+                    if response is None:
+                        return True
+                    self._machine.response(server, serial, response, self._loop.time())
+                    self._pump()
+        finally:
+            self._channels.discard(channel)
         return False

@@ -78,6 +78,12 @@ class XdsClient:
         """Per authority, what the client knows (as CSDS would say it), JSON-ready."""
         return {name or "": session.snapshot() for name, session in tuple(self._sessions.items())}
 
+    def abandon(self) -> None:
+        """Cancel all streams of a loop that was closed under its users. Any thread."""
+        self._closed = True
+        for session in self._sessions.values():
+            session.abandon()
+
     async def close(self) -> None:
         """End all streams; no watcher is called any more. Harmless when repeated."""
         self._closed = True
@@ -124,6 +130,11 @@ class _Clients:
 
     def of_this_loop(self) -> dict[Bootstrap, _Shared]:
         with self.lock:
+            # A loop that was closed under its channels is still held by its clients' streams,
+            # and nobody is left to end them.
+            for loop in [loop for loop in self.by_loop if loop.is_closed()]:
+                for shared in self.by_loop.pop(loop).values():
+                    shared.client.abandon()
             return self.by_loop.setdefault(asyncio.get_running_loop(), {})
 
 
@@ -148,10 +159,15 @@ async def shared_client(bootstrap: Bootstrap, kinds: Kinds) -> AsyncIterator[Xds
     if shared is None:
         shared = clients[bootstrap] = _Shared(XdsClient(bootstrap, kinds, Random()))
     shared.users += 1
+    dropped = False
     try:
         yield shared.client
+    except GeneratorExit:  # with the loop, on which nothing can be waited for
+        dropped = True
+        raise
     finally:
         shared.users -= 1
         if not shared.users:
-            del clients[bootstrap]
-            await shared.client.close()
+            clients.pop(bootstrap, None)
+            if not dropped:
+                await shared.client.close()

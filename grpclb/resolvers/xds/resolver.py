@@ -118,7 +118,8 @@ class _Session:
         for handle in (self._looking, self._reaping):
             if handle is not None:
                 handle.cancel()
-        self._dependencies.close()
+        if not self._loop.is_closed():  # else all of it was dropped with the loop
+            self._dependencies.close()
 
     def snapshot(self) -> dict[str, Any]:
         wrong = self._dependencies.ambient

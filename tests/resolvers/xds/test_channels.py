@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -101,3 +102,31 @@ def test_names_of_resources_and_hosts() -> None:
     )
     assert named._plan.listener == "xdstp://here/envoy.config.listener.v3.Listener/svc"
     assert named.authority == "other"
+
+
+def test_the_stream_of_a_loop_that_was_closed_ends_with_the_next_client(world: World) -> None:
+    """`asyncio.run` again and again, and no channel is ever closed: streams do not add up."""
+    target, bootstrap = "xds:///svc", world.control.bootstrap()
+
+    def watch(loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        async def start() -> asyncio.Task[None]:
+            resolver = grpclb.xds.resolver(target, bootstrap=bootstrap)
+            return asyncio.ensure_future(resolver.run(lambda _: True))
+
+        before = world.control.streams
+        task = loop.run_until_complete(start())
+        while world.control.streams == before:
+            loop.run_until_complete(asyncio.sleep(0.01))
+        return task
+
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        task: Any = watch(loop)
+        task._log_destroy_pending = False
+        loop.close()
+        del task
+    with asyncio.Runner() as runner:
+        task = watch(runner.get_loop())
+        world.control.wait_for(lambda: world.control.open_streams == 1, "the others to end")
+        task.cancel()
+    world.control.wait_for(lambda: world.control.open_streams == 0, "the last one to end")
