@@ -25,6 +25,7 @@ from grpclb.resolvers.xds.regex_parser import (
 
 MAX_PLACES = 10_000
 _MAX_STATES = 1_000
+_MAX_HELD = 200_000  # places in all of the states kept: some ten megabytes
 
 _Set: TypeAlias = frozenset[int]
 
@@ -32,7 +33,7 @@ _Set: TypeAlias = frozenset[int]
 class Regex:
     """A compiled pattern. Equal patterns are equal; `fullmatch` may be called on any thread."""
 
-    __slots__ = ("_chars", "_edges", "_empty", "_end", "_start", "_steps", "pattern")
+    __slots__ = ("_chars", "_edges", "_empty", "_end", "_held", "_start", "_steps", "pattern")
 
     def __init__(self, pattern: str) -> None:
         """Raises RegexError."""
@@ -46,6 +47,7 @@ class Regex:
         self._end = self._build(parse(pattern), start)
         self._start = self._close({start}, at_start=True)
         self._steps: dict[tuple[_Set, str], _Set] = {}
+        self._held = 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Regex) and other.pattern == self.pattern
@@ -74,8 +76,10 @@ class Regex:
             if arrow is not None and _holds(arrow[0], code):
                 reached.add(arrow[1])
         result = self._close(reached)
-        if len(self._steps) >= _MAX_STATES:
+        if len(self._steps) >= _MAX_STATES or self._held > _MAX_HELD:
             self._steps.clear()
+            self._held = 0
+        self._held += len(result)
         self._steps[state, char] = result
         return result
 

@@ -140,3 +140,10 @@ def test_equal_patterns_are_equal_and_compiled_once() -> None:
     assert Regex("a+") == Regex("a+") != Regex("a")
     assert len({Regex("a+"), Regex("a+")}) == 1
     assert repr(Regex("a")) == "Regex('a')"
+
+
+def test_what_is_remembered_of_a_large_pattern_is_bounded() -> None:
+    """Each of the 300 steps leads to a state of its own, of a thousand places."""
+    regex = Regex("(a?){1000}")
+    assert regex.fullmatch("a" * 300)
+    assert sum(map(len, regex._steps.values())) < 250_000
