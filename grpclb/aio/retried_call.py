@@ -169,7 +169,8 @@ class RetriedCall(ClientCall):
             return
         transport.inflight += 1
         one.inner, one.transport = inner, transport
-        if not self._hedged:
+        # A request too large to keep commits a hedged RPC even while it waits for a backend.
+        if not self._hedged or self._machine.committed == one.attempt:
             self._pick = pick
             self._arrive(inner)
         self._sent(one)

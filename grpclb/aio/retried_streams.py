@@ -27,7 +27,7 @@ class RetriedResponses(RetriedCall):
         one.responses = aiter(one.inner)
         if self._hedged:
             one.reading = True
-            self._engine.works().spawn(_read_first(weakref.ref(self), one))
+            one.first_read = self._engine.works().spawn(_read_first(weakref.ref(self), one))
 
     async def _next(self) -> Any:
         """The next message, or EOF."""
@@ -37,10 +37,12 @@ class RetriedResponses(RetriedCall):
                 return self._read_ahead.pop()
             one = self._try_of(inner)
             if one is None or one.responses is None:
-                error = rpc_error(inner.status) if isinstance(inner, EndedCall) else None
-                await self._raise_end(inner, error)
+                await self._raise_end(inner)
             assert one is not None
             assert one.responses is not None
+            if one.first_read is not None:
+                await self._await_first_read(one, one.first_read)
+                continue
             uncommitted = not one.ended and self._machine.committed is None
             one.reading = uncommitted
             try:
@@ -66,6 +68,18 @@ class RetriedResponses(RetriedCall):
                     self._stop_reading(one)
                 return message
 
+    async def _await_first_read(self, one: Try, reader: asyncio.Task[None]) -> None:
+        """The first message is read beside us, and an iterator allows one reader at a time.
+
+        An attempt can win before that: a request that is too large to keep commits it at once.
+        """
+        try:
+            await asyncio.wait([reader])
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        one.first_read = None
+
     async def _waited(self) -> Any:
         try:
             return await self._arrived()
@@ -73,10 +87,11 @@ class RetriedResponses(RetriedCall):
             self.cancel()
             raise
 
-    async def _raise_end(self, inner: Any, error: BaseException | None) -> None:
-        if isinstance(inner, EndedCall) and inner.is_cancelled:
-            raise asyncio.CancelledError
-        if error is not None:
+    async def _raise_end(self, inner: Any) -> None:
+        if isinstance(inner, EndedCall):
+            if inner.is_cancelled:
+                raise asyncio.CancelledError
+            error = rpc_error(inner.status)
             self._is_error(inner, error)
             raise error
         await inner.read()
@@ -99,7 +114,7 @@ async def _read_first(reference: weakref.ref[RetriedCall], one: Try) -> None:
     if call is None:
         return
     assert isinstance(call, RetriedResponses)
-    if message and not one.cancelled and call._machine.committed is None:
+    if message and not one.cancelled and call._machine.committed in (None, one.attempt):
         call._read_ahead = message
         call._commit(one)
     call._stop_reading(one)

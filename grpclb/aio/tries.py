@@ -31,6 +31,7 @@ class Try:
         "end",
         "end_pending",
         "ended",
+        "first_read",
         "inner",
         "position",
         "reading",
@@ -51,6 +52,7 @@ class Try:
         self.writer: asyncio.Task[None] | None = None
         self.position = 0  # requests that were sent
         self.responses: AsyncIterator[Any] | None = None
+        self.first_read: asyncio.Task[None] | None = None  # of a hedged stream
         self.cancelled = False
         self.timed_out = False
         self.end: tuple[grpc.StatusCode, str, tuple[Any, ...]]  # the status, once it has ended

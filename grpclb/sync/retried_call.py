@@ -242,7 +242,8 @@ class RetriedCall(ClientCall):
             self._end_all(RpcFailure(Status(grpc.StatusCode.INTERNAL, _NOT_STARTED % error)))
             return
         one.inner, one.transport = inner, transport
-        if not self._hedged:
+        # A request too large to keep commits a hedged RPC even while it waits for a backend.
+        if not self._hedged or self._machine.committed == one.attempt:
             self._inner = inner
             self._arrival.notify_all()
         self._sent(one)

@@ -41,6 +41,8 @@ class RetriedStream(RetriedCall):
     def __next__(self) -> Any:
         while True:
             inner = self._arrived()
+            if self._hedged:
+                self._await_first_read(inner)
             if self._read_ahead:
                 return self._read_ahead.pop()
             one = None if self._machine.committed is not None else self._start_reading(inner)
@@ -60,6 +62,16 @@ class RetriedStream(RetriedCall):
                     self._stop_reading(one)
                 return message
 
+    def _await_first_read(self, inner: Any) -> None:
+        """The first message is read beside us, and grpcio allows one reader at a time.
+
+        An attempt can win before that: a request that is too large to keep commits it at once.
+        """
+        with self._arrival:
+            one = self._tries.get(self._serial_of(inner))
+            if one is not None:
+                self._arrival.wait_for(lambda: not one.reading)
+
     def _start_reading(self, inner: Any) -> Try | None:
         """Until it is known whether there is a message, nobody else says how the attempt ended."""
         with self._arrival:
@@ -75,6 +87,8 @@ class RetriedStream(RetriedCall):
         with self._arrival:
             one.reading = False
             pending, one.end_pending = one.end_pending, False
+            if self._hedged:
+                self._arrival.notify_all()
         if pending:
             self._try_is_over(one)
 
@@ -90,7 +104,7 @@ def _read_first(reference: weakref.ref[RetriedStream], one: Try) -> None:
     if call is None:
         return
     with call._arrival:
-        if message and not one.cancelled and call._machine.committed is None:
+        if message and not one.cancelled and call._machine.committed in (None, one.attempt):
             call._read_ahead = message
             call.commit_to(one.attempt.serial)
     call._stop_reading(one)

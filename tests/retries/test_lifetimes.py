@@ -112,7 +112,22 @@ def test_the_replay_budget_is_given_back(
     if act is not _close:
         # And nothing is given back twice: the next one finds the whole budget again.
         assert stack.begin(channel, kind, stack.requests([b"a"])).end().messages == (b"a",)
-        assert budget.used == 0
+        # A thread that was at work for a dropped call may hold it, and so its requests, till now.
+        eventually(lambda: budget.used == 0, what="budget given back")
+
+
+@pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
+def test_a_hedged_stream_with_a_request_too_large_to_keep(
+    kind: str, stack: Stack, servers: Scripted
+) -> None:
+    """It is committed before its first message is read: that one is neither lost nor fought for."""
+    channel = stack.open(servers.target, service_config=config("hedge", hedgingDelay="5s"))
+    large = b"x" * 300_000
+    messages = (large,) * 3 if kind == "unary_stream" else (large, b"a", b"b")
+    for _ in range(4):
+        request = large if kind == "unary_stream" else stack.requests(messages)
+        end = stack.begin(channel, kind, request, timeout=10).end()
+        assert (end.code, end.messages) == (grpc.StatusCode.OK, messages)
 
 
 # -- dropped by the user -----------------------------------------------------------------------
@@ -217,4 +232,5 @@ def test_the_end_in_a_backoff(
         assert ended.wait(10)
         assert rpc.end().code is grpc.StatusCode.CANCELLED
     assert servers.attempts_of(name) == servers.attempts_of(name)[:1]
-    assert channel._engine.replay_budget.used == 0
+    # A thread or task that is just at work for the dropped call may hold it a moment longer.
+    eventually(lambda: channel._engine.replay_budget.used == 0)
