@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +18,9 @@ from grpclb.resolvers.xds import messages as m
 from tests.retries.servers import Scripted, Step
 from tests.selector.stacks import AioStack, SyncStack
 from tests.support import xds_resources as make
+from tests.support.backend import Backend
 from tests.support.xds_server import XdsServer
-from tests.support.xds_world import CDS, LDS, World, wait
+from tests.support.xds_world import CDS, EDS, LDS, RDS, World, wait
 
 Stack = type[SyncStack] | type[AioStack]
 both = pytest.mark.parametrize("stack", [SyncStack, AioStack], ids=["sync", "aio"])
@@ -174,3 +179,29 @@ def test_a_resource_that_is_wrong_keeps_the_last_good_one(stack: Stack, world: W
         world.publish()
         wait(channel, lambda: any(r.HasField("error_detail") for r in world.control.of_kind(CDS)))
         assert world.spread(channel, 10) == {"a": 10}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("stack", ["sync", "aio"])
+def test_a_hundred_channels_leave_nothing(stack: str, fleet: list[Backend]) -> None:
+    """FIGURES F46: the program counts its threads, tasks, descriptors and objects."""
+    with XdsServer() as control:
+        places = [make.endpoint("127.0.0.1", int(b.address.rpartition(":")[2])) for b in fleet]
+        control.set(EDS, {"one": make.endpoints("one", make.locality(*places))})
+        control.set(CDS, {"one": make.cluster("one")})
+        control.set(RDS, {"routes": make.route_config("routes", [make.route("one")])})
+        control.set(LDS, {"svc": make.listener("svc")})
+        environment = {**os.environ, "GRPC_XDS_BOOTSTRAP_CONFIG": json.dumps(control.bootstrap())}
+        command = [sys.executable, "-W", "error", "-m", "tests.faults.programs.come_and_go"]
+        done = subprocess.run(
+            [*command, stack, "xds:///svc", "100"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        assert control.streams >= 100
+        control.wait_for(lambda: control.open_streams == 0, "the streams to end")
