@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from grpclb.resolvers import protos
 
 _FILES = (
@@ -24,6 +22,9 @@ TYPE_PREFIX = "type.googleapis.com/"
 MESSAGES = protos.load(
     "grpclb.resolvers.xds", *(f"proto/{name}.proto" for name in _FILES), extra="xds"
 )
+
+# Not before `load`, which says in which extra protobuf is.
+from google.protobuf.message import DecodeError  # noqa: E402
 
 LISTENER = "envoy.config.listener.v3.Listener"
 ROUTE_CONFIGURATION = "envoy.config.route.v3.RouteConfiguration"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -108,3 +110,16 @@ def test_a_template_is_filled_with_the_service() -> None:
     assert fill("%s", "a b:80") == "a b:80"
     assert fill("x/%s/y", "s") == "x/s/y"
     assert fill("xdstp://a/t/%s", "a b:80/c%") == "xdstp://a/t/a%20b:80/c%25"
+
+
+def test_without_protobuf_the_extra_is_named() -> None:
+    program = (
+        "import sys; sys.modules['google.protobuf'] = None\n"
+        "import grpclb\n"
+        "try: grpclb.insecure_channel('xds:///a')\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "grpclb-client[xds]" in done.stdout, done.stdout + done.stderr
