@@ -32,7 +32,9 @@ class RetriedResponses(RetriedCall):
     async def _next(self) -> Any:
         """The next message, or EOF."""
         while True:
-            inner = self._inner if self._inner is not None else await self._waited()
+            inner = self._inner
+            if inner is None or self._hedged:
+                inner = await self._waited()
             if getattr(self, "_read_ahead", None):
                 return self._read_ahead.pop()
             one = self._try_of(inner)
@@ -40,9 +42,6 @@ class RetriedResponses(RetriedCall):
                 await self._raise_end(inner)
             assert one is not None
             assert one.responses is not None
-            if one.first_read is not None:
-                await self._await_first_read(one, one.first_read)
-                continue
             uncommitted = not one.ended and self._machine.committed is None
             one.reading = uncommitted
             try:
@@ -52,11 +51,7 @@ class RetriedResponses(RetriedCall):
                 return grpc.aio.EOF
             except grpc.aio.AioRpcError as error:
                 self._stop_reading(one)
-                final = await self._final_error(inner, error)
-                if final is error:
-                    raise
-                if final is not None:
-                    raise final from None
+                await self._raise_if_final(inner, error)
             except asyncio.CancelledError:
                 self._stop_reading(one)
                 if self._inner is inner or is_being_cancelled():
@@ -68,24 +63,29 @@ class RetriedResponses(RetriedCall):
                     self._stop_reading(one)
                 return message
 
-    async def _await_first_read(self, one: Try, reader: asyncio.Task[None]) -> None:
-        """The first message is read beside us, and an iterator allows one reader at a time.
+    async def _waited(self) -> Any:
+        """What stands for the RPC, once nobody else reads its messages.
 
-        An attempt can win before that: a request that is too large to keep commits it at once.
+        A hedged attempt's first one is read beside us, and an iterator allows one reader at a
+        time. It can win before that: a request that is too large to keep commits it at once.
         """
         try:
-            await asyncio.wait([reader])
+            inner = await self._arrived()
+            one = self._try_of(inner)
+            if one is not None and one.first_read is not None:
+                await asyncio.wait([one.first_read])
+                one.first_read = None
         except asyncio.CancelledError:
             self.cancel()
             raise
-        one.first_read = None
+        return inner
 
-    async def _waited(self) -> Any:
-        try:
-            return await self._arrived()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+    async def _raise_if_final(self, inner: Any, error: BaseException) -> None:
+        final = await self._final_error(inner, error)
+        if final is error:
+            raise error
+        if final is not None:
+            raise final from None
 
     async def _raise_end(self, inner: Any) -> None:
         if isinstance(inner, EndedCall):
