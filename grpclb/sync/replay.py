@@ -103,5 +103,7 @@ class ReplayedRequests:
             size = len(message)
             if self._size + size > self._limit or not self._budget.take(size):
                 self._overflowed = True
-                return
-            self._size += size
+            elif self._winner is not None:  # a garbage collection closed this just now
+                self._budget.give(size)
+            else:
+                self._size += size
