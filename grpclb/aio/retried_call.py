@@ -31,7 +31,7 @@ from grpclb.aio.errors import (
 from grpclb.aio.pick import DroppedStatus, Seen, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.aio.tries import Try, attempt_timed_out, error_of, headers_of, is_being_cancelled
-from grpclb.control.attempt_log import AttemptRecord, attach, describe
+from grpclb.control.attempt_log import AttemptRecord, HedgedRecords, attach, describe, in_order
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
 from grpclb.core.address import Address
@@ -82,6 +82,8 @@ class RetriedCall(ClientCall):
         self._machine = machine
         self._arguments = arguments
         self._hedged = hedged
+        if hedged:
+            self._records = HedgedRecords()
 
     # -- obeying the machine -------------------------------------------------------------------
 
@@ -183,6 +185,7 @@ class RetriedCall(ClientCall):
 
     def _call_off(self, one: Try) -> None:
         one.cancelled = True
+        self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
         one.stop_tasks()
         if one.inner is not None:
             one.inner.cancel()
@@ -248,7 +251,9 @@ class RetriedCall(ClientCall):
         self._obey(self._machine.on_outcome(one.attempt, outcome, monotonic()))
 
     def _note(self, one: Try, code: grpc.StatusCode, details: str) -> None:
-        self._records.append(one.record(self._tries[0].started, code, details))
+        if not one.noted:
+            one.noted = True
+            self._records.append(one.record(self._tries[0].started, code, details))
 
     def _outcome_of(self, one: Try) -> Outcome:
         """What the machine and the caller are to know of an attempt that has ended."""
@@ -303,11 +308,13 @@ class RetriedCall(ClientCall):
     def _is_error(self, inner: Any, error: BaseException) -> bool:
         if self._inner is not inner:
             return False
-        attach(error, tuple(self._records))
-        last = self._records[-1] if self._records else None
-        if not getattr(error, "__notes__", None) and last is not None:
-            if last.backend:
-                error.add_note(f"grpclb: backend {last.backend}")
+        records = in_order(self._records)
+        attach(error, records)
+        if not getattr(error, "__notes__", None) and records:
+            one = self._try_of(inner)
+            backend = records[-1].backend if one is None else one.backend
+            if backend:
+                error.add_note(f"grpclb: backend {backend}")
             if len(self._records) > 1:
                 error.add_note(f"grpclb: attempts {describe(self._records)}")
         return True
@@ -361,7 +368,8 @@ class RetriedCall(ClientCall):
     def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
         """For `attempts`."""
         running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
-        return (*self._records, *(t.record(self._tries[0].started, None) for t in running))
+        began = self._tries[0].started if self._tries else 0.0
+        return in_order([*self._records, *(t.record(began, None) for t in running)])
 
     def __del__(self) -> None:
         for one in getattr(self, "_tries", {}).values():

@@ -33,6 +33,7 @@ class Try:
         "ended",
         "first_read",
         "inner",
+        "noted",
         "position",
         "reading",
         "responses",
@@ -54,6 +55,7 @@ class Try:
         self.responses: AsyncIterator[Any] | None = None
         self.first_read: asyncio.Task[None] | None = None  # of a hedged stream
         self.cancelled = False
+        self.noted = False  # its record is written
         self.timed_out = False
         self.end: tuple[grpc.StatusCode, str, tuple[Any, ...]]  # the status, once it has ended
         self.reading = False  # somebody reads a message, and will learn how it ended

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf
+from operator import attrgetter
 from typing import Any
 
 from grpc import StatusCode
@@ -29,13 +29,25 @@ class AttemptRecord:
     begun: float = 0.0
 
 
+class HedgedRecords(list[AttemptRecord]):
+    """Those of a hedged RPC: what lies between two of them is no backoff."""
+
+
+def in_order(records: Iterable[AttemptRecord]) -> tuple[AttemptRecord, ...]:
+    """Oldest first: hedged attempts do not end in the order in which they began."""
+    return tuple(sorted(records, key=attrgetter("begun")))
+
+
 def attach(call_or_error: Any, records: tuple[AttemptRecord, ...]) -> None:
     """Let `attempts` find these records on grpcio's own object."""
     setattr(call_or_error, _ATTRIBUTE, records)
 
 
 def attempts(call_or_error: Any) -> tuple[AttemptRecord, ...]:
-    """The attempts of an RPC, oldest first; the last one is the one that answered.
+    """The attempts of an RPC, oldest first, those that were called off with code CANCELLED.
+
+    The one that answered is the one with code OK, or with the code of the error. Where the RPC is
+    retried, that is the last one; a hedged RPC may be answered by any.
 
     Takes a call object or the error that an RPC raised, sync or aio. Empty for an object that is
     not of a grpclb channel, and for calls of a method that has no retry or hedging policy as long
@@ -46,11 +58,15 @@ def attempts(call_or_error: Any) -> tuple[AttemptRecord, ...]:
 
 
 def describe(records: Sequence[AttemptRecord]) -> str:
-    """``10.0.0.7:80 UNAVAILABLE (0.01 s), 0.10 s of backoff, 10.0.0.8:80 OK (0.02 s)``."""
+    """``10.0.0.7:80 UNAVAILABLE (0.01 s), 0.10 s of backoff, 10.0.0.8:80 OK (0.02 s)``.
+
+    Oldest first, in whatever order they are given.
+    """
     parts: list[str] = []
-    ended = inf
-    for record in records:
-        if record.begun - ended >= _NOTABLE:
+    hedged = isinstance(records, HedgedRecords)
+    ended: float | None = None
+    for record in in_order(records):
+        if ended is not None and not hedged and record.begun - ended >= _NOTABLE:
             parts.append(f"{_seconds(record.begun - ended)} of backoff")
         ended = record.begun + record.seconds
         code = record.code.name if record.code else "running"

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from grpclb.control.arguments import INVALID_METADATA, legal_metadata
-from grpclb.control.attempt_log import AttemptRecord, describe
+from grpclb.control.attempt_log import AttemptRecord, HedgedRecords, describe, in_order
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import (
@@ -74,7 +74,7 @@ class RetriedCall(ClientCall):
         self._hedged = hedged
         self._tries: dict[int, Try] = {}
         self._tried: frozenset[Address] = frozenset()
-        self._records: list[AttemptRecord] = []
+        self._records: list[AttemptRecord] = HedgedRecords() if hedged else []
         self._handed_over = False  # and so the caller is out of reach of exceptions
 
     @property
@@ -149,6 +149,7 @@ class RetriedCall(ClientCall):
     def _begin(self, one: Try) -> None:
         if one.cancelled or self._final:
             return
+        one.begun = True
         if one.attempt.timeout is not None:
             self._later(one.attempt.timeout, RetriedCall._attempt_timeout, one)
         if one.attempt.transparent:
@@ -256,6 +257,8 @@ class RetriedCall(ClientCall):
 
     def _call_off(self, one: Try) -> None:
         one.cancelled = True
+        if one.begun:
+            self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
         if one.token is not None:
             self._engine.slot.forget(one.token)
         if one.inner is not None:
@@ -324,7 +327,9 @@ class RetriedCall(ClientCall):
         self._tell()
 
     def _note(self, one: Try, code: grpc.StatusCode, details: str) -> None:
-        self._records.append(one.record(self._tries[0].started, code, details))
+        if not one.noted:
+            one.noted = True
+            self._records.append(one.record(self._tries[0].started, code, details))
 
     def _outcome_of(self, one: Try) -> Outcome:
         """What the machine and the caller are to know of an attempt that has ended."""
@@ -429,7 +434,8 @@ class RetriedCall(ClientCall):
         """For `attempts`."""
         with self._arrival:
             running = [t for t in self._tries.values() if not t.ended and not t.cancelled]
-            return (*self._records, *(t.record(self._tries[0].started, None) for t in running))
+            began = self._tries[0].started
+            return in_order([*self._records, *(t.record(began, None) for t in running)])
 
     def __del__(self) -> None:
         self._engine.retried.pop(id(self), None)

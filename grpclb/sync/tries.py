@@ -43,10 +43,12 @@ class Try:
     __slots__ = (
         "armed",
         "attempt",
+        "begun",
         "cancelled",
         "end_pending",
         "ended",
         "inner",
+        "noted",
         "reading",
         "started",
         "timed_out",
@@ -60,8 +62,10 @@ class Try:
         self.transport: SyncTransport | None = None
         self.started = monotonic()
         self.token: int | None = None
+        self.begun = False  # it has sought a backend
         self.armed = False  # for the RPC's deadline
         self.cancelled = False
+        self.noted = False  # its record is written
         self.timed_out = False
         self.reading = False  # somebody is inside next(inner), and will learn how it ended
         self.end_pending = False

@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 
 import grpclb
+from grpclb.control.attempt_log import AttemptRecord, HedgedRecords, describe
 from grpclb.control.registries import POLICIES
 from grpclb.core.balancer import Drop, Helper, LoadBalancer, PickInfo, PickResult
 from grpclb.core.connectivity import READY
@@ -252,3 +253,47 @@ def aio_stack(aio_loop: Any) -> Iterator[AioStack]:
     stack = AioStack(aio_loop)
     yield stack
     stack.end()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hedged_attempts_are_listed_oldest_first(
+    kind: str, stack: Stack, servers: Scripted
+) -> None:
+    name = key()
+    channel = stack.open(servers.target, service_config=config("hedge"))
+    metadata = servers.script(name, {"delay": 10}, {"delay": 10}, {})
+    rpc = stack.begin(channel, kind, _request(stack, kind), metadata=metadata)
+    records = rpc.end().attempts
+    cancelled = grpc.StatusCode.CANCELLED
+    assert [record.code for record in records] == [cancelled, cancelled, OK]
+    begun = [record.begun for record in records]
+    assert begun == sorted(begun)
+    eventually(lambda: servers.cancelled.count(name) == 2)
+    assert rpc.attempts() == [cancelled, cancelled, OK], "the losers' ends add nothing"
+
+
+def test_the_error_of_a_hedged_rpc_shows_all_attempts(stack: Stack, servers: Scripted) -> None:
+    name = key()
+    hedge = config("hedge", maxAttempts=2)
+    channel = stack.open(servers.target, service_config=hedge)
+    failure: Step = {"code": grpc.StatusCode.INTERNAL, "delay": 0.3}
+    metadata = servers.script(name, {"delay": 10}, failure)
+    end = stack.begin(channel, "unary_unary", b"x", metadata=metadata).end()
+    codes = [record.code for record in end.attempts]
+    assert codes == [grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL]
+    assert f"grpclb: backend {end.attempts[1].backend}" in end.notes, "the one that answered"
+    order = [
+        end.notes.index(f"{record.backend} {code.name}")
+        for record in end.attempts
+        if (code := record.code)
+    ]
+    assert order == sorted(order)
+    assert "backoff" not in end.notes
+
+
+def test_pauses_between_hedged_attempts_are_no_backoff() -> None:
+    gone = [AttemptRecord("a:1", UNAVAILABLE["code"], 0.1, begun=float(i)) for i in (1, 0)]
+    assert describe(gone) == (
+        "a:1 UNAVAILABLE (0.10 s), 0.90 s of backoff, a:1 UNAVAILABLE (0.10 s)"
+    )
+    assert describe(HedgedRecords(gone)) == "a:1 UNAVAILABLE (0.10 s), a:1 UNAVAILABLE (0.10 s)"
