@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import grpc
+import grpc.aio
 from grpc import StatusCode
 
 _ATTRIBUTE = "_grpclb_attempts"
+# Errors of any kind: a cancelled RPC raises that of asyncio, or grpcio's own for futures.
+_OF_RPCS = (grpc.RpcContext, grpc.Future, grpc.aio.RpcContext, BaseException)
 _NOTABLE = 0.005  # seconds; shorter pauses are no backoff, and no resolution
 
 
@@ -49,11 +53,18 @@ def attempts(call_or_error: Any) -> tuple[AttemptRecord, ...]:
     The one that answered is the one with code OK, or with the code of the error. Where the RPC is
     retried, that is the last one; a hedged RPC may be answered by any.
 
-    Takes a call object or the error that an RPC raised, sync or aio. Empty for an object that is
-    not of a grpclb channel, and for calls of a method that has no retry or hedging policy as long
-    as they have not failed: nobody counts those. Any thread.
+    Takes a call object or the error that an RPC raised, sync or aio. Empty for those that are not
+    of a grpclb channel, and for RPCs of a method that has no retry or hedging policy, however they
+    end: nobody counts those. Raises TypeError for anything else, such as a response. Any thread.
     """
-    found = getattr(call_or_error, _ATTRIBUTE, ())
+    found = getattr(call_or_error, _ATTRIBUTE, None)
+    if found is None:
+        if not isinstance(call_or_error, _OF_RPCS):
+            raise TypeError(
+                "attempts() takes the call (of with_call, future(), a stream or an aio RPC) or the "
+                f"error that an RPC raised, got {type(call_or_error).__name__}"
+            )
+        return ()
     return tuple(found() if callable(found) else found)
 
 

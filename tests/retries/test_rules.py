@@ -297,3 +297,23 @@ def test_pauses_between_hedged_attempts_are_no_backoff() -> None:
         "a:1 UNAVAILABLE (0.10 s), 0.90 s of backoff, a:1 UNAVAILABLE (0.10 s)"
     )
     assert describe(HedgedRecords(gone)) == "a:1 UNAVAILABLE (0.10 s), a:1 UNAVAILABLE (0.10 s)"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_policy_there_are_no_records(
+    kind: str, plain: bool, stack: Stack, servers: Scripted
+) -> None:
+    name = key()
+    channel = stack.open(servers.target, plain=plain)
+    metadata = servers.script(name, UNAVAILABLE, {})
+    for code in (grpc.StatusCode.UNAVAILABLE, OK):  # the error, then the call
+        end = stack.begin(channel, kind, _request(stack, kind), metadata=metadata).end()
+        # (grpc.aio has INTERNAL for a stream that a server ends while it is written to.)
+        assert (end.code is OK, end.attempts) == (code is OK, ())
+
+
+@pytest.mark.parametrize("wrong", [3, b"response", None])
+def test_only_calls_and_errors_have_attempts(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"takes the call .* or the error .*, got \w+$"):
+        grpclb.attempts(wrong)
