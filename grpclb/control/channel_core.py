@@ -123,8 +123,10 @@ class ChannelCore:
     def _no_answer_yet(self) -> None:
         self._first_answer_timer = None
         waited = self.spec.options.knob("grpclb.resolve_timeout_ms") / 1000
+        missing = self.resolution.waiting_for()
         status = Status.unavailable(
             f"{self.spec.target}: no answer from the resolver in {waited:g} s"
+            + (f"; it waits for {missing}" if missing else "")
         )
         self.publish(TRANSIENT_FAILURE, FixedPicker(Fail(status)))
 

@@ -290,6 +290,17 @@ class Resolution:
             "details": self._details(),
         }
 
+    def waiting_for(self) -> str:
+        """What a resolver that has a method `waiting_for` still waits for; may be empty."""
+        ask = getattr(self._resolver, "waiting_for", None)
+        if not callable(ask):
+            return ""
+        try:
+            return str(ask())
+        except Exception:
+            self._report.report("waiting_for", "waiting_for() raised", trace=True)
+            return ""
+
     def _details(self) -> dict[str, Any]:
         """What a resolver that has a method `snapshot` says of itself."""
         snapshot = getattr(self._resolver, "snapshot", None)

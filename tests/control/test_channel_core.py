@@ -65,6 +65,15 @@ async def test_without_an_answer_fail_fast_rpcs_fail_after_five_seconds() -> Non
 
 
 @virtual
+async def test_a_resolver_may_say_what_it_waits_for() -> None:
+    resolver = Script()
+    resolver.waiting_for = lambda: "CDS orders"  # type: ignore[attr-defined]
+    channel = await Channel(resolver).started()
+    await asyncio.sleep(5.1)
+    assert channel.failure().endswith("no answer from the resolver in 5 s; it waits for CDS orders")
+
+
+@virtual
 async def test_the_first_answer_s_time_is_an_option() -> None:
     channel = await Channel(options=[("grpclb.resolve_timeout_ms", 250)]).started()
     await asyncio.sleep(0.3)

@@ -18,7 +18,7 @@ from grpclb.resolvers.xds.dependencies import Dependencies, LookUp
 from grpclb.resolvers.xds.kinds import Kinds
 from grpclb.resolvers.xds.selector import ClusterUse, FailingSelector, RouteSelector
 from grpclb.resolvers.xds.source import Source
-from grpclb.resolvers.xds.survey import ClusterConfig, XdsConfig, survey
+from grpclb.resolvers.xds.survey import ClusterConfig, Key, XdsConfig, survey
 from grpclb.resolvers.xds.tree import Tree
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class XdsResolver:
                 self._session = None
                 session.close()
 
+    def waiting_for(self) -> str:
+        """What has not come yet, for the error of RPCs that waited for it; may be empty."""
+        return "" if self._session is None else self._session.waiting_for()
+
     def snapshot(self) -> dict[str, Any]:
         """For `debug_snapshot`, JSON-ready."""
         return {} if self._session is None else self._session.snapshot()
@@ -99,6 +103,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._dependencies = Dependencies(source, plan.kinds, look_up, self._look_soon)
+        self._wanted: frozenset[Key] = frozenset()
         self._tree = Tree(plan.policies)
         self._uses: dict[str, ClusterUse] = {}
         self._unrouted: dict[str, float] = {}  # since when
@@ -120,6 +125,14 @@ class _Session:
                 handle.cancel()
         if not self._loop.is_closed():  # else all of it was dropped with the loop
             self._dependencies.close()
+
+    def waiting_for(self) -> str:
+        known = self._dependencies.known
+        missing = sorted(
+            f"{kind.value} {name}" for kind, name in self._wanted if known(kind, name) is None
+        )
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return ", ".join(missing[:3]) + more
 
     def snapshot(self) -> dict[str, Any]:
         wrong = self._dependencies.ambient
@@ -145,6 +158,7 @@ class _Session:
         self._looking = None
         plan = self._plan
         found = survey(self._dependencies.known, plan.listener, plan.authority, self._uses)
+        self._wanted = found.wanted
         self._dependencies.want(found.wanted)
         match found.config:
             case XdsConfig() as config:

@@ -70,6 +70,18 @@ async def test_nothing_is_told_before_all_is_there(on: Scene) -> None:
 
 
 @scene
+async def test_what_is_missing_is_named(on: Scene) -> None:
+    assert on.resolver.waiting_for() == "LDS svc"
+    whole = simple()
+    await on.say({key: whole[key] for key in whole if key[0] in (Kind.LDS, Kind.RDS)})
+    assert on.resolver.waiting_for() == "CDS a"
+    await on.say({(Kind.RDS, "r"): routes(*(route(name) for name in "abcde"))})
+    assert on.resolver.waiting_for() == "CDS a, CDS b, CDS c and 2 more"
+    await on.say({**whole})
+    assert on.resolver.waiting_for() == ""
+
+
+@scene
 async def test_an_update_of_endpoints_is_one_update(on: Scene) -> None:
     await on.say(simple())
     before = on.states[-1]
