@@ -208,7 +208,7 @@ class RetriedCall(ClientCall):
             one.timed_out = True
             if one.search is not None:
                 one.search.cancel()
-            self._has_no_backend(one, attempt_timed_out(one.attempt))
+            self._has_no_backend(one, self._engine.in_vain(attempt_timed_out(one.attempt)))
         elif headers_of(one.inner) is not None and not one.inner.done():
             self._commit(one)  # the server answered in time; nobody read it
         else:

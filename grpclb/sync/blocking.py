@@ -207,7 +207,7 @@ class BlockingRetries:
             by_timeout = self._took_too_long(attempt, failure, started)
             dropped = isinstance(failure, DroppedFailure)
             if by_timeout:
-                failure = attempt_timed_out(attempt)
+                failure = RpcFailure(self._engine.in_vain(attempt_timed_out(attempt)))
             self._record(None, failure.code(), failure.details(), started)
             return Outcome(failure.code(), dropped=dropped, by_attempt_timeout=by_timeout), failure
         transport = transport_of(pick)
@@ -276,7 +276,7 @@ class BlockingRetries:
                 self._machine.on_commit(attempt)
         by_timeout = self._took_too_long(attempt, error, started)
         if by_timeout:
-            error = attempt_timed_out(attempt)
+            error = RpcFailure(attempt_timed_out(attempt))
         details = error.details() or ""
         self._record(transport.connection.address.target, error.code(), details, started)
         outcome = Outcome(

@@ -131,6 +131,12 @@ class Engine:
         works = self._works
         return status.details if works is None else works.core.explain(status)
 
+    def in_vain(self, status: Status) -> Status:
+        """The same end, of an attempt that waited for a backend all its time."""
+        state = self.slot.current.state.name
+        text = f"{status.details} waiting for a backend of {self.spec.target} ({state})"
+        return Status(status.code, self.explain(Status(status.code, text)))
+
     def out_of_time(self, began: float, records: Sequence[AttemptRecord] = ()) -> Status:
         """The end of an RPC whose deadline passed while it waited for a backend."""
         core, now = self.core, monotonic()

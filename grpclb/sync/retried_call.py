@@ -281,7 +281,8 @@ class RetriedCall(ClientCall):
                 return
             if one.inner is None:
                 one.timed_out = True
-                self._has_no_backend(one, attempt_timed_out(one.attempt))
+                status = self._engine.in_vain(attempt_timed_out(one.attempt))
+                self._has_no_backend(one, RpcFailure(status))
             elif headers_of(one.inner) is not None and not one.inner.done():
                 self.commit_to(one.attempt.serial)  # the server answered in time; nobody read it
             else:
@@ -311,7 +312,7 @@ class RetriedCall(ClientCall):
                 return
             inner = one.inner
             if one.timed_out:
-                one.inner = attempt_timed_out(one.attempt)
+                one.inner = RpcFailure(attempt_timed_out(one.attempt))
             elif headers_of(inner) and self._machine.committed is None:
                 # Headers with something in them are a response, whatever came after.
                 self._obey(self._machine.on_commit(one.attempt))

@@ -14,9 +14,6 @@ from grpclb.core.attempt import (
 )
 from grpclb.core.status import Status
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import (
-    RpcFailure,
-)
 from grpclb.sync.subchannel import SyncTransport
 
 
@@ -32,9 +29,9 @@ def is_too_large(engine: Engine, request: Any) -> bool:
     return isinstance(request, bytes) and len(request) > engine.spec.options.replay_limit
 
 
-def attempt_timed_out(attempt: Attempt) -> RpcFailure:
+def attempt_timed_out(attempt: Attempt) -> Status:
     details = f"the attempt took longer than perAttemptRecvTimeout ({attempt.timeout:g} s)"
-    return RpcFailure(Status(grpc.StatusCode.DEADLINE_EXCEEDED, details))
+    return Status(grpc.StatusCode.DEADLINE_EXCEEDED, details)
 
 
 class Try:

@@ -139,3 +139,16 @@ def test_the_note_tells_the_pauses(stack: Stack, servers: Scripted) -> None:
     assert re.search(rf"\), 0\.0\d s of backoff, \S+ UNAVAILABLE \({_SECONDS}\)$", end.notes)
     first, second = end.attempts
     assert 0.03 < second.begun - (first.begun + first.seconds) < 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_attempt_that_waits_in_vain(way: str, stack: Stack) -> None:
+    retry = config("retry", perAttemptRecvTimeout="0.2s")
+    channel = stack.open("ipv4:127.0.0.1:1", service_config=retry)
+    code, details = _details(stack, channel, way, timeout=10, wait_for_ready=True)
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    expected = (
+        r"the attempt took longer than perAttemptRecvTimeout \(0\.2 s\) "
+        r"waiting for a backend of ipv4:127\.0\.0\.1:1 \([A-Z_]+\); \S"
+    )
+    assert re.match(expected, details), details
