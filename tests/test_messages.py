@@ -534,3 +534,17 @@ def test_repr_names_target_policy_and_state(factory: Any) -> None:
     if closed is not None:
         asyncio.run(closed)
     assert "state=SHUTDOWN" in repr(channel)
+
+
+@both_factories
+@pytest.mark.parametrize(
+    ("config", "option"), [("pick_first", None), ("round_robin", "pick_first")]
+)
+def test_repr_names_the_policy_of_the_config(factory: Any, config: str, option: str | None) -> None:
+    options = [("grpc.lb_policy_name", option)] if option else []
+    service_config = {"loadBalancingConfig": [{config: {}}]}
+    channel = factory("dns:///api.ns:80", options=options, service_config=service_config)
+    assert f" policy={config} state=IDLE " in repr(channel)
+    closed = channel.close()
+    if closed is not None:
+        asyncio.run(closed)

@@ -200,7 +200,7 @@ class ChannelCore:
             self.resolved_at = self.resolved_at or monotonic()
         if not isinstance(state.endpoints, Status):
             self._selector = state.config_selector
-        choice = config.lb or self.spec.default_policy
+        choice = self.spec.policy_of(config)
         delay = self.spec.options.values.get(ATTEMPT_DELAY_MS)
         if delay is not None:
             state = replace(state, attributes={**state.attributes, ATTEMPT_DELAY_MS: delay})
@@ -266,7 +266,7 @@ class ChannelCore:
 
     @property
     def policy_name(self) -> str:
-        return (self.resolution.config.lb or self.spec.default_policy).policy.name
+        return self.spec.policy_of(self.resolution.config).policy.name
 
     @property
     def ready_count(self) -> tuple[int, int]:

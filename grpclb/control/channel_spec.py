@@ -39,6 +39,10 @@ class ChannelSpec:
     factory: ResolverFactory | None
     compression: Any = None
 
+    def policy_of(self, config: ServiceConfig) -> PolicyConfig:
+        """The policy that counts under a service config: its own, else the option's."""
+        return config.lb or self.default_policy
+
     def make_resolver(self, context: ResolverContext) -> Resolver:
         """The user's own resolver, or a new one from the factory of the target's scheme."""
         if self.resolver is not None:
@@ -66,7 +70,7 @@ class ChannelSpec:
         limits = message_limits_json(config)
         result: dict[str, Any] = json.loads(limits) if limits else {}
         service = config.health_check_service
-        policy = (config.lb or self.default_policy).policy
+        policy = self.policy_of(config).policy
         checked = policy.name != "pick_first" and not self.options.health_checks_inhibited
         if service is not None and checked:
             result["healthCheckConfig"] = {"serviceName": service}

@@ -200,7 +200,8 @@ class Channel(grpc.Channel):
         engine = self._engine
         core = engine.core
         state = SHUTDOWN if engine.closed else engine.slot.current.state
-        policy, (ready, held) = engine.spec.default_policy.policy.name, (0, 0)
+        policy = engine.spec.policy_of(engine.spec.default_config).policy.name
+        ready = held = 0
         if core is not None:
             policy, (ready, held) = core.policy_name, core.ready_count
         return (
