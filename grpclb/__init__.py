@@ -91,8 +91,14 @@ def register_resolver(scheme: str, factory: ResolverFactory) -> None:
     """Have targets ``scheme:...`` resolved by what `factory(target, context)` makes.
 
     Replaces a resolver of the same scheme for channels that are built afterwards. Raises
-    ValueError for a scheme that no target could have. Any thread.
+    ValueError for a scheme that no target could have, TypeError for what cannot be called. Any
+    thread.
     """
+    if not callable(factory):
+        raise TypeError(
+            "register_resolver takes a factory, to be called as factory(target, context), got "
+            f"{type(factory).__name__}"
+        )
     from grpclb.control.registries import RESOLVERS
 
     RESOLVERS.register(scheme, factory)
@@ -101,8 +107,16 @@ def register_resolver(scheme: str, factory: ResolverFactory) -> None:
 def register_policy(policy: Policy) -> None:
     """Make a load-balancing policy known under `policy.name`, for service configs and options.
 
-    Raises ValueError for a name that no config could say. Any thread.
+    Raises ValueError for a name that no config could say, TypeError for what is no policy. Any
+    thread.
     """
+    missing = [name for name in ("name", "parse_config", "build") if not hasattr(policy, name)]
+    if missing or isinstance(policy, type):
+        problem = f"without {', '.join(missing)}" if missing else "itself, not an instance"
+        got = f"the class {policy.__name__}" if isinstance(policy, type) else type(policy).__name__
+        raise TypeError(
+            f"register_policy takes a policy (name, parse_config, build), got {got} {problem}"
+        )
     from grpclb.control.registries import POLICIES
 
     POLICIES.register(policy.name, policy)

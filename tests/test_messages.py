@@ -548,3 +548,34 @@ def test_repr_names_the_policy_of_the_config(factory: Any, config: str, option: 
     closed = channel.close()
     if closed is not None:
         asyncio.run(closed)
+
+
+def test_registering_what_makes_no_resolver() -> None:
+    wrong: Any = 3
+    assert told(TypeError, lambda: grpclb.register_resolver("dns", wrong)) == (
+        "register_resolver takes a factory, to be called as factory(target, context), got int"
+    )
+
+
+class _Nameless:
+    def build(self, helper: object) -> None: ...
+
+
+class _Whole(_Nameless):
+    name = "whole"
+
+    def parse_config(self, raw: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (object(), "object without name, parse_config, build"),
+        (_Nameless(), "_Nameless without name, parse_config"),
+        (_Whole, "the class _Whole itself, not an instance"),
+    ],
+)
+def test_registering_what_is_no_policy(wrong: Any, got: str) -> None:
+    assert told(TypeError, lambda: grpclb.register_policy(wrong)) == (
+        f"register_policy takes a policy (name, parse_config, build), got {got}"
+    )
