@@ -23,7 +23,7 @@ TARGET = "ipv4:127.0.0.1:80"
 SCHEMES, NAMES = "<schemes>", "<policies>"
 EXAMPLES = "write for example host:port, dns:///host:port, ipv4:10.0.0.1:80, unix:/path"
 NO_RESOLVER = "resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
-NO_FACTORY = "; a factory belongs into grpclb.register_resolver"
+NO_FACTORY = "; a factory belongs in grpclb.register_resolver"
 
 
 def a_factory(target: grpclb.Target, context: grpclb.ResolverContext) -> ManualResolver:
@@ -92,7 +92,7 @@ TARGETS: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         (
             "target 'ipv4:api:80': address 1 of 1: address 'api' port '80': not an IP address; "
-            "resolvers hand over IP addresses, names belong into a dns: target"
+            "resolvers hand over IP addresses, names belong in a dns: target"
         ),
     ),
     (
@@ -269,7 +269,7 @@ REGISTRATIONS: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         (
             "address 'api' port '80': not an IP address; "
-            "resolvers hand over IP addresses, names belong into a dns: target"
+            "resolvers hand over IP addresses, names belong in a dns: target"
         ),
     ),
     (
@@ -371,7 +371,7 @@ def fails(update: Update) -> None:
     raise OSError("no route to the registry")
 
 
-RESOLVED = r"; test:///api resolved 1 endpoints \d\.\d s ago"
+RESOLVED = r"; test:///api resolved 1 endpoint \d\.\d s ago"
 AT_WORK: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
     "zero endpoints": (
         lambda: {"resolver": Resolves(lambda update: update(ResolverState(())))},
@@ -396,7 +396,7 @@ AT_WORK: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
         "UNAVAILABLE",
         (
             "test:///api: the resolver raised AddressError: address 'api' port '80': "
-            "not an IP address; resolvers hand over IP addresses, names belong into a dns: target"
+            "not an IP address; resolvers hand over IP addresses, names belong in a dns: target"
         ),
     ),
     "a resolver gives an unchecked address": (
@@ -404,7 +404,7 @@ AT_WORK: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
         "UNAVAILABLE",
         (
             "test:///api: the resolver returned an unusable state: address '10.0.0.300' port '80': "
-            "not an IP address; resolvers hand over IP addresses, names belong into a dns: target"
+            "not an IP address; resolvers hand over IP addresses, names belong in a dns: target"
         ),
     ),
     "a resolver gives junk": (

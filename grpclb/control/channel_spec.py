@@ -173,7 +173,7 @@ def _check_resolver(resolver: object) -> None:
         got = f"the class {resolver.__name__}" if isinstance(resolver, type) else None
         raise TypeError(
             "resolver= must have the methods of grpclb.Resolver (run, resolve_now), got "
-            f"{got or type(resolver).__name__}; a factory belongs into grpclb.register_resolver"
+            f"{got or type(resolver).__name__}; a factory belongs in grpclb.register_resolver"
         )
 
 

@@ -268,7 +268,9 @@ class Resolution:
         good, error = self._good, self._error
         parts = []
         if good is not None:
-            note = good.note or f"{self._spec.target} resolved {len(good.endpoints)} endpoints"  # type: ignore[arg-type]
+            count = len(good.endpoints)  # type: ignore[arg-type]
+            noun = "endpoint" if count == 1 else "endpoints"
+            note = good.note or f"{self._spec.target} resolved {count} {noun}"
             parts.append(f"{note} {now - self._good_at:.1f} s ago")
         if error is not None and good is not None:
             parts.append(f"since then: {error.details}")

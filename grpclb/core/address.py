@@ -42,7 +42,7 @@ class Address:
         except ValueError:
             raise AddressError(
                 f"address {host!r} port {port!r}: not an IP address; "
-                "resolvers hand over IP addresses, names belong into a dns: target"
+                "resolvers hand over IP addresses, names belong in a dns: target"
             ) from None
         if not 0 < number < 65536:
             raise AddressError(f"address {host!r}: port {port!r} is not in 1..65535")

@@ -59,6 +59,8 @@ def parse_target(text: str, known_schemes: Iterable[str]) -> Target:
     if scheme in _SLASHLESS - {"dns"} and authority:
         instead = f"unix:///{authority}{path}" if scheme == "unix" else f"{scheme}:{authority}"
         raise _error(text, f"{scheme}: takes no authority; write {instead}")
+    if scheme == "dns" and authority and not endpoint.strip("/"):
+        raise _error(text, f"two slashes make it the DNS server; write dns:///{authority[:200]}")
     if scheme in _SLASHLESS and not endpoint.strip("/"):
         raise _error(text, f"nothing after {scheme!r}; write for example {_FORMS}")
     if scheme == "dns":

@@ -74,5 +74,5 @@ def _ip(target: Target, texts: list[str], index: int) -> Address:
     except AddressError as error:
         raise AddressError(f"{where}: {error}") from None
     if address.family != target.scheme:
-        raise AddressError(f"{where}: {text!r} belongs into an {address.family}: target")
+        raise AddressError(f"{where}: {text!r} belongs in an {address.family}: target")
     return address

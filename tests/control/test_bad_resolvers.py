@@ -164,7 +164,7 @@ JUNK: list[tuple[Any, str]] = [
         ResolverState((Endpoint((Address("backend.local:80"),)),)),
         (
             "address 'backend.local' port '80': not an IP address; "
-            "resolvers hand over IP addresses, names belong into a dns: target"
+            "resolvers hand over IP addresses, names belong in a dns: target"
         ),
     ),
     (

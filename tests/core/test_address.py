@@ -44,7 +44,7 @@ def test_a_socket_name_is_percent_encoded_in_the_uri(address: Address, uri: str)
     [
         ("10.0.0.7", "expected 'ip:port'"),
         ("fd00::7:443", "expected 'ip:port' or '[ipv6]:port'"),
-        ("api:80", "names belong into a dns: target"),
+        ("api:80", "names belong in a dns: target"),
         ("10.0.0.7:0", "port '0' is not in 1..65535"),
         ("10.0.0.7:65536", "port '65536' is not in 1..65535"),
         ("10.0.0.7:-1", "port '-1' is not in 1..65535"),

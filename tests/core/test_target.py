@@ -75,6 +75,11 @@ def test_a_target_is_taken_apart(text: str, scheme: str, authority: str, endpoin
         (":80", "target ':80': the host is missing; write host:port"),
         ("dns:///", "target 'dns:///': nothing after 'dns'; write for example host:port"),
         ("dns:", "nothing after 'dns'"),
+        (
+            "dns://api:50051",
+            "target 'dns://api:50051': two slashes make it the DNS server; write dns:///api:50051",
+        ),
+        ("dns://api/", "write dns:///api"),
         ("ipv4:", "nothing after 'ipv4'"),
         ("unix:/", "nothing after 'unix'"),
         ("h:0", "target 'h:0': port '0' is not a number in 1..65535"),

@@ -282,7 +282,7 @@ def test_a_password_in_a_target_is_not_shown(target: str, etcd: Any) -> None:
         lambda: Registration(target, ADDRESS, **etcd),
         lambda: grpclb.etcd.resolver(target, **etcd),
     ):
-        with pytest.raises(ValueError, match="no user belongs into it") as error:
+        with pytest.raises(ValueError, match="no user belongs in it") as error:
             make()
         assert "canary" not in str(error.value)
 

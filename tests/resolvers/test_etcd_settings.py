@@ -61,7 +61,7 @@ def test_https_is_tls() -> None:
         ("a:0", {}, "port '0' is not a number in 1..65535"),
         ("ftp://a:1", {}, "write host:port, or http"),
         ("a:1/v3", {}, "port '1/v3'"),
-        (f"http://app:{SECRET}@a:1", {}, "no user belongs into it"),
+        (f"http://app:{SECRET}@a:1", {}, "no user belongs in it"),
         ("http://a,https://b", {"ca": PEM}, "mix http:// and https://"),
         ("https://a", {}, "needs the CA"),
         ("http://a", {"ca": PEM}, "means TLS, but"),
@@ -158,7 +158,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("etcd://h:2379/", "the service is missing"),
         ("etcd://h:2379//", "the service is missing"),
         ("etcd://h:x/svc", "port 'x'"),
-        (f"etcd://app:{SECRET}@h:1/svc", "no user belongs into it"),
+        (f"etcd://app:{SECRET}@h:1/svc", "no user belongs in it"),
     ],
 )
 def test_wrong_targets_are_refused_when_the_channel_is_made(target: str, problem: str) -> None:

@@ -45,7 +45,7 @@ def _client_maker(settings: EtcdSettings, random: Random) -> Callable[[], Source
 def prefix_of(target: Target) -> bytes:
     """The keys of a service begin with its name and a slash, so `api` never sees `api2`."""
     if "@" in target.authority:  # may be a password: never shown
-        raise ValueError("etcd target: no user belongs into it; use user= and password=")
+        raise ValueError("etcd target: no user belongs in it; use user= and password=")
     service = target.endpoint.rstrip("/")
     if not service:
         raise ValueError(

@@ -135,7 +135,7 @@ def _endpoint(text: object) -> tuple[str, str]:
     if not isinstance(text, str):
         raise TypeError(f"etcd: an endpoint must be text, got {type(text).__name__}")
     if "@" in text:  # may be a password: never shown
-        raise ValueError("etcd endpoint: no user belongs into it; use user= and password=")
+        raise ValueError("etcd endpoint: no user belongs in it; use user= and password=")
     scheme, mark, rest = text.strip().rpartition("://")
     rest = rest.removesuffix("/")
     if mark and scheme.lower() not in ("http", "https"):

@@ -271,5 +271,6 @@ def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
 def _note(
     plan: Plan, endpoints: tuple[Endpoint, ...], clusters: Mapping[str, ClusterConfig | Status]
 ) -> str:
+    things = "endpoint" if len(endpoints) == 1 else "endpoints"
     noun = "cluster" if len(clusters) == 1 else "clusters"
-    return f"{plan.target} resolved {len(endpoints)} endpoints in {len(clusters)} {noun}"
+    return f"{plan.target} resolved {len(endpoints)} {things} in {len(clusters)} {noun}"

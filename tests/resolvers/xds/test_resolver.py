@@ -65,7 +65,7 @@ async def test_nothing_is_told_before_all_is_there(on: Scene) -> None:
     state = await on.say({(Kind.EDS, "a"): whole[Kind.EDS, "a"]})
     assert state is not None
     assert on.addresses == {A}
-    assert state.note == "xds:///svc resolved 1 endpoints in 1 cluster"
+    assert state.note == "xds:///svc resolved 1 endpoint in 1 cluster"
     assert on.start().attributes == {CLUSTER: "cluster:a"}
 
 
