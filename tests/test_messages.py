@@ -542,7 +542,7 @@ def test_repr_names_target_policy_and_state(factory: Any) -> None:
 )
 def test_repr_names_the_policy_of_the_config(factory: Any, config: str, option: str | None) -> None:
     options = [("grpc.lb_policy_name", option)] if option else []
-    service_config = {"loadBalancingConfig": [{config: {}}]}
+    service_config: dict[str, Any] = {"loadBalancingConfig": [{config: {}}]}
     channel = factory("dns:///api.ns:80", options=options, service_config=service_config)
     assert f" policy={config} state=IDLE " in repr(channel)
     closed = channel.close()
