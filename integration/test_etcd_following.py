@@ -207,7 +207,6 @@ def test_two_thousand_keys(
         eventually(lambda: addresses(client).isdisjoint(gone), what="none of them in use")
         load.wait(10)
     assert load.failures == []
-    etcd.api.delete_prefix(f"{service}/")
 
 
 @linux
