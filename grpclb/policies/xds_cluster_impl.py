@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -104,7 +105,7 @@ def _drop_category(node: Node) -> DropCategory:
 class RequestCounter:
     """The RPCs under way to one cluster. Appending to a list and popping from it are atomic."""
 
-    __slots__ = ("_running",)
+    __slots__ = ("__weakref__", "_running")
 
     def __init__(self) -> None:
         self._running: list[None] = []
@@ -115,24 +116,34 @@ class RequestCounter:
 
     def start(self, limit: int) -> bool:
         """Count one more; False, and nothing is counted, if that would be too many."""
-        self._running.append(None)
-        if len(self._running) <= limit:
-            return True
-        self._running.pop()
+        running = self._running
+        while len(running) < limit:
+            running.append(None)
+            if len(running) <= limit:
+                return True
+            # Others came in the same moment. If all of them stepped back for good, nobody would
+            # get the place that there is: who looks last gets it.
+            running.pop()
         return False
 
     def end(self) -> None:
         self._running.pop()
 
 
-# Per process, as gRFC A32 counts. A forked child's RPCs are not its parent's.
-_COUNTERS: dict[tuple[str, str], RequestCounter] = {}
+# Per process, as gRFC A32 counts. A counter lives as long as a balancer of its cluster, or an RPC
+# that it counts. A forked child's RPCs are not its parent's.
+_COUNTERS: weakref.WeakValueDictionary[tuple[str, str], RequestCounter] = (
+    weakref.WeakValueDictionary()
+)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_COUNTERS.clear)
 
 
 def request_counter(cluster: str, eds_service_name: str) -> RequestCounter:
-    """The one counter of a cluster and EDS service. A few bytes that are kept."""
+    """The one counter of a cluster and EDS service.
+
+    Two loops that ask for a new one in the same instant may get two; they agree at the next update.
+    """
     return _COUNTERS.setdefault((cluster, eds_service_name), RequestCounter())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -20,7 +21,12 @@ from grpclb.core.config_node import ServiceConfigError
 from grpclb.core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
-from grpclb.policies.xds_cluster_impl import DEFAULT_MAX_REQUESTS, request_counter
+from grpclb.policies import xds_cluster_impl
+from grpclb.policies.xds_cluster_impl import (
+    DEFAULT_MAX_REQUESTS,
+    RequestCounter,
+    request_counter,
+)
 from tests.policies.stub import House, at, child, port_of, state
 
 A, B, C = "10.0.1.1:1", "10.0.1.2:1", "10.0.1.3:1"
@@ -258,6 +264,57 @@ def test_threads_never_lose_count_nor_pass_the_limit() -> None:
     assert counter.running == 0
     # Each thread may hold a place for the moment in which it finds out that there is none.
     assert max(most, default=0) <= 5 + 8
+
+
+class InStep(list[None]):
+    """Two threads look, append, and look again, and neither does the next thing alone."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2)
+        self._alone = {threading.get_ident()}
+
+    def __len__(self) -> int:
+        return self._both(super().__len__())
+
+    def append(self, item: None) -> None:
+        super().append(item)
+        self._both(0)
+
+    def pop(self, index: Any = -1) -> None:
+        self._both(0)
+        self._alone.add(threading.get_ident())
+        super().pop(index)
+
+    def _both(self, found: int) -> int:
+        if threading.get_ident() not in self._alone:
+            self._barrier.wait(20)
+        return found
+
+
+def test_of_two_that_start_at_once_one_gets_the_last_place() -> None:
+    counter = RequestCounter()
+    counter._running = InStep()
+    got: list[bool] = []
+    threads = [threading.Thread(target=lambda: got.append(counter.start(1))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False, True]
+    assert counter.running == 1
+
+
+def test_counters_of_clusters_that_are_gone_are_forgotten() -> None:
+    house, balancer = cluster_impl(cluster="gone")
+    running = house.helper.pick()
+    balancer.close()
+    del house, balancer
+    gc.collect()
+    assert request_counter("gone", "").running == 1, "an RPC is under way"
+    finish(running)
+    del running
+    gc.collect()
+    assert ("gone", "") not in xds_cluster_impl._COUNTERS
 
 
 @settings(deadline=None, max_examples=50)
