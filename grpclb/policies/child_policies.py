@@ -2,8 +2,9 @@
 `xds_cluster_manager` share.
 
 A child's config may name another policy from one update to the next: it is switched gracefully.
-A child that reports IDLE is told to connect at once, and one that failed stays failed for its
-parent until it is READY (gRFC A61).
+A child that reports IDLE is told to connect at once. For a parent that makes one state of many
+children, one that failed stays failed until it is READY (gRFC A61); who hands on what a single child
+says hands on the newest of it.
 """
 
 from __future__ import annotations
@@ -45,10 +46,21 @@ _NEXT_EXIT_IDLE = 1.0
 class ChildPolicy:
     """One child, of which it is the core.balancer.Helper.
 
-    `reported` is what the child last said; `state` is the sticky one, and `picker` belongs to it.
+    `reported` and `newest` are what the child last said; `state` is the sticky one, and `picker`
+    belongs to it.
     """
 
-    __slots__ = ("_owner", "closed", "given", "name", "picker", "reported", "state", "switch")
+    __slots__ = (
+        "_owner",
+        "closed",
+        "given",
+        "name",
+        "newest",
+        "picker",
+        "reported",
+        "state",
+        "switch",
+    )
 
     def __init__(self, owner: ChildPolicies, name: str) -> None:
         self._owner = owner
@@ -57,6 +69,7 @@ class ChildPolicy:
         self.reported: ConnectivityState = CONNECTING
         self.state: ConnectivityState = CONNECTING
         self.picker: Picker = QUEUE_PICKER
+        self.newest: Picker = QUEUE_PICKER
         self.given: tuple[PolicyConfig, ResolverState] | None = None  # if it was accepted
         self.switch = GracefulSwitch(self)
 
@@ -180,7 +193,7 @@ class ChildPolicies:
     # -- from the children -------------------------------------------------------------------
 
     def _published(self, child: ChildPolicy, state: ConnectivityState, picker: Picker) -> None:
-        child.reported = state
+        child.reported, child.newest = state, picker
         if state is IDLE:
             self._connect_soon(child, 0.0)
         if child.state is not TRANSIENT_FAILURE or state in (READY, TRANSIENT_FAILURE):

@@ -200,7 +200,7 @@ class Priority:
         if chosen is None:
             self._helper.update_picker(*failing(_NO_CHILDREN))
         else:
-            self._helper.update_picker(chosen.state, chosen.picker)
+            self._helper.update_picker(chosen.reported, chosen.newest)
 
     def _decide(self) -> ChildPolicy | None:
         children, priorities = self._children.children, self._config.priorities

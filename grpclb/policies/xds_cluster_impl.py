@@ -177,8 +177,8 @@ class ClusterImpl:
         child, config, counter = self._children.children[_CHILD], self._config, self._counter
         assert config is not None
         assert counter is not None
-        picker = _Gate(child.state, child.picker, config, counter, self._helper.random)
-        self._helper.update_picker(child.state, picker)
+        picker = _Gate(child.reported, child.newest, config, counter, self._helper.random)
+        self._helper.update_picker(child.reported, picker)
 
 
 class _Gate:

@@ -98,7 +98,7 @@ class ClusterManager:
             self._timer = None
         children = self._children.children
         state = aggregate(child.state for child in children.values())
-        pickers = {name: child.picker for name, child in children.items()}
+        pickers = {name: child.newest for name, child in children.items()}
         self._helper.update_picker(state, _ByCluster(pickers))
 
 

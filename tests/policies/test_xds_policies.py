@@ -449,6 +449,31 @@ def tree(*priorities: str) -> dict[str, Any]:
     return {"cluster:tree": {"childPolicy": failover}}
 
 
+def test_rpcs_wait_for_a_priority_that_has_endpoints_again() -> None:
+    """The only healthy backend moves from one priority to another in one update."""
+    house = House()
+    balancer = house.build("xds_cluster_manager")
+    config = house.parse("xds_cluster_manager", children=tree("p0", "p1"))
+    better = at(A, "cluster:tree", "p0", locality="near", locality_weight=1)
+    worse = at(C, "cluster:tree", "p1", locality="away", locality_weight=1)
+    balancer.update(state(worse), config)
+    house.helper.subchannel(C).set(READY)
+    house.settle()
+    assert isinstance(house.helper.pick(to("cluster:tree")), Pick)
+    balancer.update(state(better), config)
+    house.settle()
+    assert house.helper.pick(to("cluster:tree")) is QUEUE, "it was empty, which is no failure"
+    house.helper.subchannel(A).set(READY)
+    house.settle()
+    assert isinstance(house.helper.pick(to("cluster:tree")), Pick)
+    balancer.update(state(), config)
+    house.settle()
+    assert isinstance(house.helper.pick(to("cluster:tree")), Fail)
+    balancer.update(state(worse), config)
+    house.settle()
+    assert house.helper.pick(to("cluster:tree")) is QUEUE
+
+
 def test_a_tree_as_the_xds_resolver_builds_it() -> None:
     house = House()
     balancer = house.build("xds_cluster_manager")
