@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterable, Sequence
 
 from grpclb.cli.arguments import Request, parse
-from grpclb.cli.doctor import examine
+from grpclb.cli.doctor import examine, skipped
 from grpclb.cli.lookup import asked, look_up
 from grpclb.cli.output import is_terminal, say
 from grpclb.cli.render import Paint, doctor_text, resolve_text
 from grpclb.cli.report import SCHEMA, findings_of, resolution_json, to_json
+from grpclb.cli.rules import Level
 from grpclb.cli.watch import watch
 
 _INTERRUPTED = 130  # as shells have it
@@ -43,7 +44,7 @@ def _doctor(request: Request) -> int:
 def _resolve(request: Request) -> int:
     lookup = asyncio.run(look_up(request.spec, request.timeout))
     whom = asked(request.spec)
-    found = findings_of([lookup.failure] if lookup.failure else [])
+    found = findings_of([*([lookup.failure] if lookup.failure else []), *skipped(lookup)])
     if request.json:
         head = {"schema": SCHEMA, "target": request.target}
         ids = [finding.explanation.id for finding in found]
@@ -51,7 +52,7 @@ def _resolve(request: Request) -> int:
         _print([json.dumps(body, indent=2)])
     else:
         _print(resolve_text(lookup, whom, found, Paint(is_terminal())))
-    return 1 if found else 0
+    return 1 if any(finding.explanation.level is Level.PROBLEM for finding in found) else 0
 
 
 def _watch(request: Request) -> int:

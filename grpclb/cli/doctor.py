@@ -21,6 +21,7 @@ from grpclb.testing import ManualResolver
 
 _AT_ONCE = 64  # backends that are tried side by side
 _LOOK_AGAIN = 0.02  # seconds between two looks at the channel
+_MOST_NAMED = 8  # entries that were skipped; the JSON names all that the snapshot has
 _SETTLED = ("READY", "TRANSIENT_FAILURE")
 
 
@@ -36,13 +37,13 @@ async def examine(request: Request) -> Report:
     lookup = await look_up(whole, request.timeout)
     failure, whom = lookup.failure, asked(request.spec)
     if failure is not None or lookup.state is None:
-        found = [] if failure is None else [failure]
+        found = [*([] if failure is None else [failure]), *skipped(lookup)]
         return Report(lookup, whom, request.asks_for_txt, None, (), findings_of(found))
     addresses = _addresses(lookup.state)
     channel, backends = await asyncio.gather(
         _view(request, lookup.state), _probe_all(addresses, request, lookup)
     )
-    found = [*_config(lookup), *_name(request, addresses)]
+    found = [*_config(lookup), *skipped(lookup), *_name(request, addresses)]
     found += [seen for backend in backends for seen in backend.seen]
     return Report(lookup, whom, request.asks_for_txt, channel, backends, findings_of(found))
 
@@ -108,3 +109,15 @@ def _config(lookup: Lookup) -> list[Seen]:
     error = lookup.config_error
     target = str(lookup.spec.target)
     return [] if error is None else [Seen(Stage.CONFIG, details=error, target=target)]
+
+
+def skipped(lookup: Lookup) -> list[Seen]:
+    """What the resolver's source has and the resolver passed over, as one thing seen."""
+    found = lookup.skipped
+    if not found:
+        return []
+    named = [f"{name}: {why}" for name, why in tuple(found.items())[:_MOST_NAMED]]
+    if len(found) > _MOST_NAMED:
+        named.append(f"and {len(found) - _MOST_NAMED} more")
+    target = lookup.spec.target
+    return [Seen(Stage.SKIPPED, "OK", "; ".join(named), str(target), target.scheme)]

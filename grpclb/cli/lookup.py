@@ -58,6 +58,14 @@ class Lookup:
         )
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """What the source holds and the resolver cannot use, by the source's names, and why."""
+        found = {str(name): str(why) for name, why in self.snapshot["skipped"].items()}
+        if self.failure is None:  # else it says the same already
+            found.update(_refused(self.snapshot["details"].get("client")))
+        return found
+
+    @property
     def config_error(self) -> str | None:
         """Why the resolver's service config is not used; None if it is, or there is none."""
         given = None if self.state is None else self.state.service_config
@@ -70,6 +78,19 @@ class Lookup:
         except ValueError as error:
             return str(error)
         return None
+
+
+def _refused(client: object) -> dict[str, str]:
+    """The resources of an xDS client (`XdsClient.snapshot`) that it has no good version of, or an
+    older one than the server's. Another resolver may call something else its client."""
+    found: dict[str, str] = {}
+    for session in client.values() if isinstance(client, Mapping) else ():
+        resources = session.get("resources") if isinstance(session, Mapping) else None
+        for entry in resources if isinstance(resources, list) else ():
+            if isinstance(entry, Mapping) and entry.get("error"):
+                kept = " (an older version stays in use)" if entry.get("cached") else ""
+                found[f"{entry.get('type')} {entry.get('name')}"] = f"{entry['error']}{kept}"
+    return found
 
 
 async def look_up(spec: ChannelSpec, timeout: float) -> Lookup:

@@ -146,7 +146,7 @@ def resolve_text(
     lookup: Lookup, asked: str, found: Sequence[Finding], paint: Paint
 ) -> Iterator[str]:
     """The addresses, one a line, and below them where they came from."""
-    if found:
+    if lookup.failure is not None:
         yield _fact("target", str(lookup.spec.target))
         if asked:
             yield _fact("asked", asked)
@@ -163,6 +163,8 @@ def resolve_text(
         yield paint(_fact("config", json.dumps(lookup.snapshot["service_config"])), "dim")
     if lookup.config_error is not None:
         yield _fact("config", f"wrong, and not used: {lookup.config_error}")
+    for finding in found:
+        yield from _finding(finding, paint)
 
 
 def endpoint_text(endpoint: Mapping[str, Any]) -> str:

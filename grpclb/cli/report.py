@@ -94,6 +94,7 @@ def resolution_json(lookup: Lookup, asked: str) -> dict[str, Any]:
         "service_config": snapshot["service_config"],
         "service_config_source": snapshot["service_config_source"],
         "service_config_error": lookup.config_error,
+        "skipped": lookup.skipped,
     }
 
 

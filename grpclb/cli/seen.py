@@ -12,6 +12,7 @@ class Stage(Enum):
     RESOLVE = "resolve"
     NAME = "name"  # what the name stands for
     CONFIG = "config"  # the service config that came with the addresses
+    SKIPPED = "skipped"  # what the source holds beside the addresses, and nobody can use
     CONNECT = "connect"
     HEALTH = "health"
     CALL = "call"

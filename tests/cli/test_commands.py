@@ -88,7 +88,7 @@ def test_resolve_as_json(shell: Shell, told: ManualResolver) -> None:
     found = shell("resolve", "told:///x", "--json").json
     assert found.keys() == {
         "schema", "target", "ok", "seconds", "asked", "note", "error", "endpoints",
-        "service_config", "service_config_source", "service_config_error", "findings",
+        "service_config", "service_config_source", "service_config_error", "skipped", "findings",
     }  # fmt: skip
     assert found["endpoints"] == [
         {"addresses": ["10.0.0.7:1", "[fd00::7]:1"], "attributes": {"zone": "a", "weight": 3}}
@@ -179,6 +179,53 @@ def test_a_kubernetes_target(
     assert (endpoint["addresses"], endpoint["attributes"]["zone"]) == ([address], "a")
     assert found.json["channel"]["state"] == "READY"
     assert found.json["backends"][0]["health"]["status"] == "SERVING"
+
+
+def test_what_a_resolver_skipped_is_named(shell: Shell, patient: str, cluster: TlsServer) -> None:
+    """Neither `doctor` nor `resolve` says that all is well; it is no problem, all the same."""
+    host, _, port = patient.rpartition(":")
+    pods = [endpoint_object(host, pod="api-0"), {"addresses": [], "conditions": {"ready": True}}]
+    ports = [("grpc", int(port))]
+    cluster.do(lambda api: api.put(slice_object("api-1", "api", pods, ports=ports)))
+    target = "kubernetes:///api.shop:grpc"
+    reason = "an endpoint is left out: addresses must be a filled array, got []"
+    found = shell("doctor", target, "--json")
+    assert found.code == 0
+    assert found.json["resolution"]["skipped"] == {"EndpointSlice api-1": reason}
+    (finding,) = found.json["findings"]
+    assert (finding["id"], finding["level"]) == ("entries-skipped", "warning")
+    assert finding["saw"] == f"EndpointSlice api-1: {reason}"
+    assert shell("doctor", target).out.endswith("\nNo problem found, 1 warning.\n")
+    resolved = shell("resolve", target)
+    assert resolved.code == 0
+    assert resolved.out.startswith(f"{patient} ")
+    assert "warning [entries-skipped]" in resolved.out
+    assert "EndpointSlice api-1" in resolved.out
+
+
+def test_refused_xds_resources_are_named_as_skipped(shell: Shell, told: ManualResolver) -> None:
+    resources = [
+        {"type": "LDS", "name": "api", "client_status": "ACKED", "cached": True, "error": None},
+        {"type": "CDS", "name": "one", "cached": True, "error": "INVALID_ARGUMENT: no"},
+        {"type": "EDS", "name": "two", "cached": False, "error": "NOT_FOUND: gone"},
+    ]
+    view = {"client": {"": {"servers": [], "resources": resources}}}
+    told.snapshot = lambda: view  # type: ignore[attr-defined]
+    told.update(["10.0.0.7:1"])
+    assert shell("resolve", "told:///x", "--json").json["skipped"] == {
+        "CDS one": "INVALID_ARGUMENT: no (an older version stays in use)",
+        "EDS two": "NOT_FOUND: gone",
+    }
+
+
+def test_what_is_skipped_is_bounded_for_people(shell: Shell, told: ManualResolver) -> None:
+    reasons = {f"svc/{n}": "no address" for n in range(20)}
+    told.update(grpclb.ResolverState((), attributes={"skipped": reasons}, note="nobody"))
+    found = shell("resolve", "told:///x", "--json").json
+    assert found["skipped"] == reasons
+    assert found["findings"] == ["no-endpoints", "entries-skipped"]
+    said = shell("resolve", "told:///x").out
+    assert "svc/7: no address; and 12 more" in " ".join(said.split())
 
 
 def test_a_method_that_streams(shell: Shell, patient: str) -> None:

@@ -21,6 +21,7 @@ from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, out_of_time
 from tests.support.dns_server import DnsServer
 from tests.support.dns_server import Fault as DnsFault
+from tests.support.fake_etcd import FakeEtcd
 from tests.support.kubernetes_api import Fault, KubernetesApi
 from tests.support.kubernetes_objects import slice_object
 from tests.support.kubernetes_tls import TlsServer
@@ -253,6 +254,14 @@ def _(ward: Ward) -> tuple[str, ...]:
 def _(ward: Ward) -> tuple[str, ...]:
     ward.get("monkeypatch").setenv("API_SERVICE_HOST", "127.0.0.1")
     return (_one_address(ward),)
+
+
+@case("entries-skipped")
+def _(ward: Ward) -> tuple[str, ...]:
+    etcd: FakeEtcd = ward.use(FakeEtcd())
+    etcd.put("api/a", ward.get("patient"))
+    etcd.put("api/b", "localhost")
+    return (f"etcd://{etcd.endpoint}/api",)
 
 
 # -- connecting ----------------------------------------------------------------------------------

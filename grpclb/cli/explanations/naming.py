@@ -1,11 +1,11 @@
-"""What a resolved name stands for, and the config that came with it."""
+"""What a resolved name stands for, the config that came with it, and what was passed over."""
 
 from __future__ import annotations
 
 from grpclb.cli.rules import Level, Rule, always
 from grpclb.cli.seen import Stage
 
-_NAME, _CONFIG = (Stage.NAME,), (Stage.CONFIG,)
+_NAME, _CONFIG, _SKIPPED = (Stage.NAME,), (Stage.CONFIG,), (Stage.SKIPPED,)
 
 _CLUSTER_IP = (
     (
@@ -41,5 +41,19 @@ NAMING: tuple[Rule, ...] = (
         always,
         "The service config that came with the addresses is wrong; channels go on without it.",
         ("Correct it at its source (for DNS: the TXT records of _grpc_config.NAME).",),
+    ),
+    Rule(
+        "entries-skipped",
+        _SKIPPED,
+        always,
+        "The source of the addresses holds entries that could not be used, as a whole or in part. "
+        "Backends may be missing, or be used without their weight or by an older entry.",
+        (
+            (
+                "Correct each at its source: in etcd the value of the key (`etcdctl get KEY`) and "
+                "whoever writes it, in Kubernetes the EndpointSlice, with xDS the resource."
+            ),
+        ),
+        Level.WARNING,
     ),
 )

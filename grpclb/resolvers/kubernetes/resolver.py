@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from grpclb.core.resolver import ResolverState, Update
@@ -142,7 +143,8 @@ class _Picture:
             self._remark(remark)
         endpoints, wake = self._hold.apply(merged, now)
         if endpoints:
-            return ResolverState(endpoints, note=self._note(merged, len(endpoints))), wake
+            note = self._note(merged, len(endpoints))
+            return ResolverState(endpoints, attributes=_skipped(merged), note=note), wake
         if merged.problem is not None:
             return _failed(f"{self._text}: {merged.problem}"), wake
         why = self._why_empty(view, merged)
@@ -151,7 +153,8 @@ class _Picture:
             return _failed(f"{self._text}: {why}"), wake
         if self._told is None or isinstance(self._told.endpoints, Status):
             self._remark(why)
-        return ResolverState((), note=f"{self._text}: {why}"), wake
+        note = f"{self._text}: {why}"
+        return ResolverState((), attributes=_skipped(merged), note=note), wake
 
     def _note(self, merged: Merged, count: int) -> str:
         noun = "endpoint" if count == 1 else "endpoints"
@@ -172,6 +175,18 @@ class _Picture:
                 "needs the verb get on services"
             )
         return f"{self._name} has no EndpointSlices: does it have a selector that matches pods?"
+
+
+def _skipped(merged: Merged) -> Mapping[str, Any]:
+    """For the snapshot: what of the slices is left out, by slice."""
+    found: dict[str, str] = {}
+    for remark in merged.remarks:
+        kind, _, rest = remark.partition(" ")
+        name, _, reason = rest.partition(" ")
+        if kind == "EndpointSlice":
+            name = f"{kind} {name.rstrip(':')}"
+            found[name] = f"{found[name]}; {reason}" if name in found else reason
+    return MappingProxyType({"skipped": MappingProxyType(found)} if found else {})
 
 
 def _failed(text: str) -> ResolverState:
