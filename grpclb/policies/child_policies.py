@@ -3,8 +3,8 @@
 
 A child's config may name another policy from one update to the next: it is switched gracefully.
 A child that reports IDLE is told to connect at once. For a parent that makes one state of many
-children, one that failed stays failed until it is READY (gRFC A61); who hands on what a single child
-says hands on the newest of it.
+children, one that failed stays failed until it is READY (gRFC A61); a parent that hands on what a
+single child says hands on the newest.
 """
 
 from __future__ import annotations
