@@ -15,7 +15,18 @@ from grpclb.cli.output import complain
 from grpclb.control.channel_spec import ChannelSpec, build_spec
 
 _TXT = "grpc.service_config_disable_resolution"
-_EPILOG = "Exit codes: 0 all is well, 1 a problem was found, 2 wrong usage. See docs/doctor.md."
+_EPILOG = """\
+Examples:
+  python -m grpclb doctor dns:///api.shop:50051 --health --method /shop.Api/Ping
+  python -m grpclb doctor kubernetes:///api.shop:grpc --tls --json
+  python -m grpclb watch etcd://etcd:2379/shop/api
+  python -m grpclb resolve api.shop:50051
+
+Each finding says what it means and what to do about it. --method is really called, on every
+backend: choose one that changes nothing. Keys, passwords and messages are never printed.
+
+Exit codes: 0 all is well (warnings included), 1 a problem was found, 2 wrong usage.
+"""
 
 
 class UsageError(ValueError):
@@ -73,6 +84,7 @@ def _request(given: argparse.Namespace) -> Request:
     seconds = getattr(given, "seconds", None)
     if seconds is not None and not seconds > 0:
         raise UsageError(f"--seconds: expected seconds above 0, got {seconds:g}")
+    _find_target(given)
     full = given.command != "resolve"
     tls = None
     options = [*_defaults(given), *map(_option, given.option)]
@@ -96,6 +108,20 @@ def _request(given: argparse.Namespace) -> Request:
         seconds=seconds,
     )
     return _with_probes(request, given) if given.command == "doctor" else request
+
+
+def _find_target(given: argparse.Namespace) -> None:
+    """``doctor --health TARGET``: the option takes the next word for its SERVICE."""
+    if given.target is not None:
+        return
+    if not given.health:
+        raise UsageError("TARGET is missing, such as dns:///api.shop:50051")
+    if ":" not in given.health:
+        raise UsageError(
+            f"TARGET is missing: --health took {given.health!r} as its SERVICE; "
+            "write `doctor TARGET --health`"
+        )
+    given.target, given.health = given.health, ""
 
 
 def _with_probes(request: Request, given: argparse.Namespace) -> Request:
@@ -159,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="grpclb",
         description="Look at a gRPC target as grpclb sees it.",
         epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"grpclb {grpclb.__version__}")
@@ -169,7 +196,13 @@ def _parser() -> argparse.ArgumentParser:
         ("resolve", "resolve once, and print the addresses"),
     ):
         command = commands.add_parser(
-            name, help=text, description=text.capitalize() + ".", epilog=_EPILOG, allow_abbrev=False
+            name,
+            help=text,
+            description=text.capitalize() + ".",
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage=f"grpclb {name} TARGET [options]",
+            allow_abbrev=False,
         )
         _add_common(command)
         if name != "resolve":
@@ -185,7 +218,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("target", metavar="TARGET", help="as a channel takes it: dns:///api.shop:50051, ...")
+    # Optional for argparse only: `_find_target` looks after it.
+    nargs = "?" if command.prog.endswith("doctor") else None
+    text = "as a channel takes it: dns:///api.shop:50051, ..."
+    add("target", metavar="TARGET", nargs=nargs, help=text)
     add("--timeout", type=float, default=5.0, metavar="S", help="for each step (default: 5)")
     add("--option", action="append", default=[], metavar="K=V", help="a channel option; repeatable")
     add("--service-config", metavar="JSON", help="the default service config: JSON, or a file")

@@ -20,7 +20,9 @@ import pytest
 import trustme
 
 import grpclb
+import grpclb.xds
 from grpclb.cli import main
+from grpclb.cli.arguments import parse
 from grpclb.cli.credentials import read_tls
 from grpclb.control.registries import RESOLVERS
 from grpclb.resolvers.kubernetes.build import build
@@ -28,10 +30,13 @@ from grpclb.resolvers.kubernetes.credentials import Access
 from grpclb.testing import ManualResolver
 from tests.cli import servers
 from tests.cli.conftest import NAME, Shell, write_pair
+from tests.support import xds_resources as xds
 from tests.support.dns_server import DnsServer
 from tests.support.kubernetes_objects import endpoint_object, slice_object
 from tests.support.kubernetes_tls import TlsServer
 from tests.support.tls import Authority
+from tests.support.xds_server import XdsServer
+from tests.support.xds_world import CDS, EDS, LDS, RDS
 
 pytestmark = [
     pytest.mark.slow,
@@ -203,19 +208,22 @@ def test_what_a_resolver_skipped_is_named(shell: Shell, patient: str, cluster: T
     assert "EndpointSlice api-1" in resolved.out
 
 
-def test_refused_xds_resources_are_named_as_skipped(shell: Shell, told: ManualResolver) -> None:
-    resources = [
-        {"type": "LDS", "name": "api", "client_status": "ACKED", "cached": True, "error": None},
-        {"type": "CDS", "name": "one", "cached": True, "error": "INVALID_ARGUMENT: no"},
-        {"type": "EDS", "name": "two", "cached": False, "error": "NOT_FOUND: gone"},
-    ]
-    view = {"client": {"": {"servers": [], "resources": resources}}}
-    told.snapshot = lambda: view  # type: ignore[attr-defined]
-    told.update(["10.0.0.7:1"])
-    assert shell("resolve", "told:///x", "--json").json["skipped"] == {
-        "CDS one": "INVALID_ARGUMENT: no (an older version stays in use)",
-        "EDS two": "NOT_FOUND: gone",
-    }
+def test_refused_xds_resources_are_named_as_skipped(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RESOLVERS, "_table", RESOLVERS._table)
+    with XdsServer() as control:
+        place = xds.endpoint("10.0.0.7", 1)
+        control.set(EDS, {"good": xds.endpoints("good", xds.locality(place))})
+        control.set(CDS, {"good": xds.cluster("good"), "bad": xds.cluster("bad", type="STATIC")})
+        routes = [xds.route("bad", prefix="/x"), xds.route("good")]
+        control.set(RDS, {"routes": xds.route_config("routes", routes)})
+        control.set(LDS, {"svc": xds.listener("svc")})
+        grpclb.register_resolver("xds", grpclb.xds.factory(control.bootstrap()))
+        found = shell("resolve", "xds:///svc", "--json")
+    assert (found.code, found.json["findings"]) == (0, ["entries-skipped"])
+    assert [*found.json["skipped"]] == ["CDS bad"]
+    assert "CDS resource 'bad' is invalid" in found.json["skipped"]["CDS bad"]
 
 
 def test_what_is_skipped_is_bounded_for_people(shell: Shell, told: ManualResolver) -> None:
@@ -453,6 +461,7 @@ def test_watch_as_json_in_a_process_of_its_own(patient: str) -> None:
         ([], "usage"),
         (["docter", "x"], "invalid choice"),
         (["doctor"], "TARGET"),
+        (["doctor", "--health", "shop.Api"], "--health took 'shop.Api' as its SERVICE"),
         (["doctor", "nosuch:///x"], "unknown scheme 'nosuch'; known: "),
         (["doctor", "host:99999"], "port '99999'"),
         (["doctor", "host:1", "--option", "grpclb.dns_timeout=1"], "did you mean"),
@@ -488,6 +497,29 @@ def test_help_is_no_error(shell: Shell) -> None:
     found = shell("doctor", "--help")
     assert found.code == 0
     assert "--health [SERVICE]" in found.out
+    assert "usage: grpclb doctor TARGET [options]" in found.out
+    assert "Exit codes: 0 all is well" in found.out
+    assert "docs/" not in found.out  # an installed package has none
+
+
+def test_every_example_of_the_help_can_be_parsed(shell: Shell) -> None:
+    for words in (["--help"], ["doctor", "--help"]):
+        lines = re.findall(r"^ +python -m grpclb (.*)$", shell(*words).out, re.MULTILINE)
+        assert len(lines) >= 3
+        for line in lines:
+            assert parse(line.split()).command == line.split()[0]
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--timeout", "9"], [*ECHO, "--json"]])
+def test_health_does_not_swallow_the_target(words: list[str]) -> None:
+    target = "dns:///api.shop:50051"
+    for order in (["--health", target, *words], [*words, "--health", target]):
+        request = parse(["doctor", *order])
+        assert (request.target, request.health) == (target, "")
+    service = ["--health", "shop.Api"]
+    for order in ([*service, *words, target], [target, *words, *service], [*words, target, *service]):
+        request = parse(["doctor", *order])
+        assert (request.target, request.health) == (target, "shop.Api")
 
 
 def test_a_ca_from_a_pipe_is_read_once() -> None:

@@ -166,7 +166,7 @@ CALLING: tuple[Rule, ...] = (
         "The connection broke during the call, and the outcome of the call is unknown.",
         (
             "Did the server crash or restart (`kubectl get pods`: restarts, OOMKilled)?",
-            "A retryPolicy repeats calls that may be repeated: docs/retries.md.",
+            "A retryPolicy in a service config's methodConfig repeats calls that may be repeated.",
         ),
     ),
     Rule(

@@ -118,7 +118,7 @@ RESOLVING: tuple[Rule, ...] = (
         (
             (
                 "Kubernetes: the service account needs get, list and watch on endpointslices of "
-                "discovery.k8s.io, in the Service's namespace; docs/kubernetes.md has the Role."
+                "discovery.k8s.io, in the Service's namespace, by a Role and a RoleBinding."
             ),
             "etcd: the user needs read permission on the key prefix.",
         ),
