@@ -517,7 +517,8 @@ def test_health_does_not_swallow_the_target(words: list[str]) -> None:
         request = parse(["doctor", *order])
         assert (request.target, request.health) == (target, "")
     service = ["--health", "shop.Api"]
-    for order in ([*service, *words, target], [target, *words, *service], [*words, target, *service]):
+    at_the_end = [*words, target, *service]
+    for order in ([*service, *words, target], [target, *words, *service], at_the_end):
         request = parse(["doctor", *order])
         assert (request.target, request.health) == (target, "shop.Api")
 
