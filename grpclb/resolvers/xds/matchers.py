@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias, assert_never
@@ -125,8 +125,25 @@ class RouteMatcher:
 
         Asks `random` only if everything else matches.
         """
-        return (
-            self.path.matches(path)
-            and all(header.matches(headers) for header in self.headers)
-            and (self.per_million is None or random.randrange(MILLION) < self.per_million)
-        )
+        return self.path.matches(path) and self.matches_beside_path(headers, random)
+
+    def matches_beside_path(self, headers: Mapping[str, str], random: Random) -> bool:
+        """As `matches` of a path that matches."""
+        for header in self.headers:
+            if not header.matches(headers):
+                return False
+        return self.per_million is None or random.randrange(MILLION) < self.per_million
+
+    @property
+    def takes_every_request(self) -> bool:
+        """Nothing but the path decides."""
+        return not self.headers and self.per_million is None
+
+    def exact_headers(self) -> Iterator[tuple[str, str]]:
+        """Headers, and the only values of them with which this can match."""
+        for header in self.headers:
+            match header:
+                case HeaderMatcher(
+                    name, TextMatcher(TextRule.EXACT, value, ignore_case=False), invert=False
+                ):
+                    yield name, value

@@ -13,8 +13,8 @@ from grpclb.core.balancer import Fail, PickInfo
 from grpclb.core.config_selector import OUTDATED, Selected, SelectResult
 from grpclb.core.method_config import MethodConfig
 from grpclb.core.status import Status
-from grpclb.resolvers.xds.matchers import RouteMatcher
 from grpclb.resolvers.xds.resources import Listener, RouteAction, VirtualHost
+from grpclb.resolvers.xds.route_table import RouteTable
 from grpclb.resolvers.xds.routing import choose_cluster, longest_call
 from grpclb.resolvers.xds.tree import child_name
 
@@ -65,9 +65,8 @@ class ClusterUse:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A route with what its RPCs get; `action` None: they fail."""
+    """What a route's RPCs get; `action` None: they fail."""
 
-    matcher: RouteMatcher
     action: RouteAction | None
     config: MethodConfig
 
@@ -82,21 +81,19 @@ class RouteSelector:
         uses: Mapping[str, ClusterUse],
         random: Random,
     ) -> None:
-        self._routes = tuple(
-            _Prepared(route.matcher, *_settings(route.action, listener)) for route in host.routes
-        )
-        self._needs_headers = any(route.matcher.headers for route in self._routes)
+        self._routes = tuple(_Prepared(*_settings(route.action, listener)) for route in host.routes)
+        self._table = RouteTable(tuple(route.matcher for route in host.routes))
+        self._needs_headers = any(route.matcher.headers for route in host.routes)
         self._host = host
         self._uses = uses
         self._random = random
 
     def select(self, info: PickInfo) -> SelectResult:
         headers = _headers(info.metadata) if self._needs_headers and info.metadata else _NO_HEADERS
-        for route in self._routes:
-            if route.matcher.matches(info.method, headers, self._random):
-                break
-        else:
+        position = self._table.find(info.method, headers, self._random)
+        if position is None:
             return _fail(f"no route of virtual host {self._host.name!r} matches {info.method}")
+        route = self._routes[position]
         if route.action is None:
             return _fail(f"the route of {info.method} asks for what is not supported")
         use = self._uses[choose_cluster(route.action, self._random)]
