@@ -138,6 +138,8 @@ class _Walk:
     def __init__(self, known: Callable[[Kind, str], Known]) -> None:
         self._known = known
         self.wanted: set[Key] = set()
+        # What clusters that are no aggregates add. Many aggregates may name the same ones.
+        self._ends: dict[str, Leaf | str | None] = {}
 
     def _ask(self, kind: Kind, name: str) -> Known:
         self.wanted.add((kind, name))
@@ -186,38 +188,63 @@ class _Walk:
         if depth >= MAX_DEPTH:
             return Status.unavailable(f"aggregate clusters are nested deeper than {MAX_DEPTH}")
         seen.add(name)
-        cluster = self._ask(Kind.CDS, name)
+        if name in self._ends:
+            end = self._ends[name]
+        else:
+            cluster = self._ask(Kind.CDS, name)
+            if isinstance(cluster, Cluster) and isinstance(cluster.kind, AggregateCluster):
+                return self._all_leaves(cluster.kind.clusters, depth + 1, leaves, notes, seen)
+            end = self._ends[name] = self._end(name, cast("Cluster | Status | None", cluster))
+        if end is None:
+            return None
+        if isinstance(end, Leaf):
+            leaves[end.cluster.name] = end
+        else:
+            notes.append(end)
+        return True
+
+    def _all_leaves(
+        self,
+        names: Iterable[str],
+        depth: int,
+        leaves: dict[str, Leaf],
+        notes: list[str],
+        seen: set[str],
+    ) -> bool | Status | None:
+        """`_leaves` of each."""
+        result: bool | None = True
+        ends = self._ends
+        for name in names:
+            if name in seen:
+                continue
+            end = ends.get(name) if depth < MAX_DEPTH else None
+            if isinstance(end, Leaf):  # as `_leaves` does, at a tenth of the cost
+                seen.add(name)
+                leaves[end.cluster.name] = end
+                continue
+            found = self._leaves(name, depth, leaves, notes, seen)
+            if isinstance(found, Status):
+                return found
+            result = result and found
+        return result
+
+    def _end(self, name: str, cluster: Cluster | Status | None) -> Leaf | str | None:
+        """What a cluster that is no aggregate adds: a leaf, or a note; None: it is not known."""
         if cluster is None:
             return None
         if isinstance(cluster, Status):
             # A74: one that is not there is passed over, as others may do.
-            notes.append(f"cluster {name!r}: {cluster}")
-            return True
-        cluster = cast("Cluster", cluster)
-        result: bool | Status | None = True
-        match cluster.kind:
-            case AggregateCluster(names):
-                for child in names:
-                    found = self._leaves(child, depth + 1, leaves, notes, seen)
-                    if isinstance(found, Status):
-                        return found
-                    result = result and found
-            case EdsCluster(service):
-                result = self._leaf(cluster, Kind.EDS, service, leaves)
-            case DnsCluster():
-                result = self._leaf(cluster, Kind.DNS, dns_name(cluster.kind), leaves)
-        return result
-
-    def _leaf(
-        self, cluster: Cluster, kind: Kind, name: str, leaves: dict[str, Leaf]
-    ) -> bool | None:
-        endpoints = self._ask(kind, name)
+            return f"cluster {name!r}: {cluster}"
+        if isinstance(cluster.kind, DnsCluster):
+            kind, asked = Kind.DNS, dns_name(cluster.kind)
+        else:
+            kind, asked = Kind.EDS, cast("EdsCluster", cluster.kind).service_name
+        endpoints = self._ask(kind, asked)
         if endpoints is None:
             return None
         if isinstance(endpoints, Status):
-            endpoints = Status(endpoints.code, f"{kind.value} {name!r}: {endpoints.details}")
-        leaves[cluster.name] = Leaf(cluster, cast("Endpoints | Status", endpoints))
-        return True
+            endpoints = Status(endpoints.code, f"{kind.value} {asked!r}: {endpoints.details}")
+        return Leaf(cluster, cast("Endpoints | Status", endpoints))
 
 
 def _told(what: str, status: Status | None) -> Status | None:

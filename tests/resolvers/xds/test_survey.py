@@ -155,9 +155,10 @@ def test_aggregates_are_nested_so_deep_and_no_deeper(depth: int, fails: bool) ->
     known: dict[Key, Any] = {**simple("0"), **cluster_of(str(depth), "10.0.0.1:80")}
     for level in range(depth):
         known[Kind.CDS, str(level)] = aggregate(str(level), str(level + 1))
-    config = survey(known).config
-    assert isinstance(config, XdsConfig)
-    assert isinstance(config.clusters["0"], Status) is fails
+    for held in ((), (str(depth),)):  # the leaf may have been met before, on a shorter way
+        config = survey(known, held).config
+        assert isinstance(config, XdsConfig)
+        assert isinstance(config.clusters["0"], Status) is fails
 
 
 def test_held_clusters_stay_watched_and_hold_up_nothing() -> None:
@@ -169,6 +170,35 @@ def test_held_clusters_stay_watched_and_hold_up_nothing() -> None:
     assert set(found.held) == {"b"}, "nothing is known of c"
     del known[Kind.LDS, "svc"]
     assert survey(known, held=("b",)).held.keys() == {"b"}
+
+
+def test_what_many_aggregates_name_is_looked_at_once() -> None:
+    children = [str(number) for number in range(60)]
+    tops = [f"top{number}" for number in range(40)]
+    known: dict[Key, Any] = {(Kind.LDS, "svc"): listener(routes(route(*tops)))}
+    for child in children:
+        known.update(cluster_of(child, "10.0.0.1:80"))
+    known[Kind.EDS, "3"] = MISSING
+    known[Kind.CDS, "4"] = MISSING
+    for number, top in enumerate(tops):
+        known[Kind.CDS, top] = aggregate(top, *children[number:], *children[:number], "top0")
+    asked: list[Key] = []
+
+    def ask(kind: Kind, name: str) -> Any:
+        asked.append((kind, name))
+        return known[kind, name]
+
+    config = _survey(ask, "svc", "svc").config
+    assert isinstance(config, XdsConfig)
+    assert sum(kind is Kind.EDS for kind, _ in asked) == len(children) - 1
+    assert len(asked) < 3 * (len(children) + len(tops))
+    for number, top in enumerate(tops):
+        found = config.clusters[top]
+        assert isinstance(found, ClusterConfig)
+        order = [*children[number:], *children[:number]]
+        order.remove("4")
+        assert [leaf.cluster.name for leaf in found.leaves] == order
+        assert found.notes == ("cluster '4': NOT_FOUND: it does not exist",)
 
 
 _NAMES = st.sampled_from(["a", "b", "c", "d"])
