@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from time import monotonic
 
@@ -20,6 +21,7 @@ _NEVER_LEFT = (
     "failed to connect to all addresses",
     "connections to all backends failing",
 )
+_UNHEALTHY = "backend unhealthy"
 
 
 def never_left(code: StatusCode | None, details: str | None) -> bool:
@@ -33,6 +35,21 @@ def connection_error(code: StatusCode | None, details: str | None, uri: str) -> 
         return None
     reason = details.partition("last error: ")[2] or details
     return reason.removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ").removeprefix(f"{uri}: ")
+
+
+def with_health_service(status: Status, args: str | None) -> Status:
+    """C-core says of a failed health check no more than "backend unhealthy": whose was asked for?
+
+    `args` is the service config that it was given (`ChannelSpec.subchannel_config`).
+    """
+    if args is None or not status.details.endswith(_UNHEALTHY):
+        return status
+    config = json.loads(args).get("healthCheckConfig")
+    if config is None:
+        return status
+    service = config["serviceName"]
+    of = f"service {service!r}" if service else "the server as a whole (service '')"
+    return Status(status.code, f"{status.details}: its health check does not say SERVING of {of}")
 
 
 def tell(pick: Pick, outcome: CallOutcome) -> None:

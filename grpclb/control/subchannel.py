@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from grpclb.control.failures import with_health_service
 from grpclb.core.address import Address
 from grpclb.core.balancer import Subchannel, SubchannelState
 from grpclb.core.clock import Clock, Timer
@@ -123,6 +124,8 @@ class Connection:
         """The transport saw a state. Repeated ones are swallowed, but a new error is news."""
         if connectivity is TRANSIENT_FAILURE and status is None:
             status = self.last_error or Status.unavailable(f"{self.address}: connection failed")
+        if status is not None:
+            status = with_health_service(status, self.args)
         state = SubchannelState(connectivity, status)
         if state == self.state or self.state.connectivity is SHUTDOWN:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from grpclb.control.failures import connection_error, never_left, picker_raised
+from grpclb.control.failures import (
+    connection_error,
+    never_left,
+    picker_raised,
+    with_health_service,
+)
 from grpclb.control.method import MethodHandle, MethodTable
 from grpclb.control.reporter import Reporter
 from grpclb.core.service_config import EMPTY, parse_service_config
+from grpclb.core.status import Status
 from grpclb.testing import FakeClock
 
 REFUSED = (
@@ -60,6 +67,29 @@ def test_what_never_left_the_client(code: Any, details: Any, answer: bool) -> No
 )
 def test_why_a_connection_failed(code: Any, details: Any, reason: str | None) -> None:
     assert connection_error(code, details, "ipv4:10.0.0.1:80") == reason
+
+
+@pytest.mark.parametrize(
+    ("args", "added"),
+    [
+        (None, ""),
+        ({"methodConfig": []}, ""),
+        (
+            {"healthCheckConfig": {"serviceName": "shop.Api"}},
+            ": its health check does not say SERVING of service 'shop.Api'",
+        ),
+        (
+            {"healthCheckConfig": {"serviceName": ""}},
+            ": its health check does not say SERVING of the server as a whole (service '')",
+        ),
+    ],
+)
+def test_a_failed_health_check_names_the_service(args: Any, added: str) -> None:
+    text = None if args is None else json.dumps(args)
+    unhealthy = Status.unavailable("10.0.0.1:80: backend unhealthy")
+    assert with_health_service(unhealthy, text).details == unhealthy.details + added
+    refused = Status.unavailable("10.0.0.1:80: Connection refused")
+    assert with_health_service(refused, text) is refused
 
 
 def test_a_picker_s_mistake_is_named() -> None:

@@ -45,6 +45,28 @@ def healthy(fleet: list[Backend]) -> list[Backend]:
     return fleet[:3]
 
 
+@pytest.mark.parametrize(
+    ("service", "named"),
+    [("no.Such", "service 'no.Such'"), ("", "the server as a whole (service '')")],
+)
+def test_an_error_names_the_backend_and_the_health_service(
+    service: str, named: str, connect: Connect, fleet: list[Backend]
+) -> None:
+    backend = fleet[0]
+    why = f"backend unhealthy: its health check does not say SERVING of {named}"
+    reason = f"{backend.address}: {why}"
+    backend.set_health("NOT_SERVING")
+    try:
+        config = {"healthCheckConfig": {"serviceName": service}}
+        client = connect(target_of([backend]), service_config=config)
+        # The reason of a failure may come a moment after it.
+        eventually(lambda: reason in client.call(timeout=10).details, what=reason)
+        (seen,) = client.on_channel(lambda channel: channel.debug_snapshot())["subchannels"]
+        assert seen["last_error"] == reason
+    finally:
+        backend.set_health("SERVING")
+
+
 def test_not_serving_takes_a_backend_out_and_serving_brings_it_back(
     connect: Connect, healthy: list[Backend]
 ) -> None:
