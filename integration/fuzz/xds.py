@@ -18,7 +18,8 @@ import atheris
 with atheris.instrument_imports(include=["grpclb.resolvers.xds", "grpclb.policies"]):
     from grpclb.control.registries import POLICIES
     from grpclb.resolvers.xds import messages as m
-    from grpclb.resolvers.xds.bootstrap import BootstrapError, load_bootstrap
+    from grpclb.resolvers.xds.bootstrap import load_bootstrap
+    from grpclb.resolvers.xds.errors import BootstrapError
     from grpclb.resolvers.xds.kinds import Kinds, ResourceKind
     from grpclb.resolvers.xds.wire import decode_response
 

@@ -12,7 +12,8 @@ from grpclb.core.status import Status
 from grpclb.resolvers.rpc import BidiStream, ControlChannel, RpcFailed
 from grpclb.resolvers.xds.ads import AdsMachine, Watcher
 from grpclb.resolvers.xds.ads_actions import Close, Notify, Open, Send
-from grpclb.resolvers.xds.bootstrap import BootstrapError, Node, Server
+from grpclb.resolvers.xds.bootstrap import Node, Server
+from grpclb.resolvers.xds.errors import BootstrapError
 from grpclb.resolvers.xds.kinds import Kinds, ResourceKind
 from grpclb.resolvers.xds.wire import METHOD, decode_response, encode_request
 

@@ -1,4 +1,4 @@
-"""What is wrong with a resource: all mistakes, each with the path of its field."""
+"""What is wrong with a bootstrap, or with a resource."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ _MOST = 20  # mistakes that are written out
 _LONGEST = 300  # characters of one
 
 
+class BootstrapError(ValueError):
+    """A bootstrap that cannot be used: where it came from, the JSON path, and what is wrong."""
+
+
 class Problems:
-    """Collects mistakes while a resource is read; `at` names the field that is being read."""
+    """Collects the mistakes of a resource, each with its path; `at` names the field being read."""
 
     __slots__ = ("_count", "_found", "_path")
 

@@ -11,7 +11,8 @@ from grpc import StatusCode
 from grpclb.core.status import Status
 from grpclb.resolvers.xds.ads import AdsMachine, Ambient, Changed, Failed, News
 from grpclb.resolvers.xds.ads_actions import Close, Notify, Open, Send
-from grpclb.resolvers.xds.bootstrap import Credentials, Server
+from grpclb.resolvers.xds.bootstrap import Server
+from grpclb.resolvers.xds.credentials import Credentials
 from grpclb.resolvers.xds.kinds import Kinds, ResourceKind
 from grpclb.resolvers.xds.wire import Request, Response
 from tests.support.xds_resources import cluster, endpoints, listener, pack, registry, route_config

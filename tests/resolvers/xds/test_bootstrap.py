@@ -15,12 +15,12 @@ import trustme
 from grpclb.resolvers.xds.bootstrap import (
     Authority,
     Bootstrap,
-    BootstrapError,
-    Credentials,
     Node,
     Server,
     load_bootstrap,
 )
+from grpclb.resolvers.xds.credentials import Credentials
+from grpclb.resolvers.xds.errors import BootstrapError
 from grpclb.resolvers.xds.files import MAX_BYTES
 
 INSECURE = [{"type": "insecure"}]
