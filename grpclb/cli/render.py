@@ -76,6 +76,8 @@ def _resolved(lookup: Lookup) -> str:
 def _config(report: Report) -> str:
     snapshot = report.lookup.snapshot
     text = json.dumps(snapshot["service_config"])
+    if snapshot["service_config_ignored"]:
+        text += f"; nothing reads {', '.join(snapshot['service_config_ignored'])}"
     if snapshot["service_config_source"] == "resolver":
         return f"{text} (from the resolver)"
     none = "; TXT records were asked for, there is none" if report.asks_for_txt else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from grpclb.core.service_config import (
 )
 from grpclb.core.target import Target, default_authority, parse_target
 
+_LOG = logging.getLogger("grpclb.channel")
 _DEFAULT_POLICY = "round_robin"
 
 
@@ -130,7 +132,15 @@ def build_spec(
             f"certificates, and {parsed.scheme}: has none; set the channel option "
             "'grpc.default_authority', or server_name= of the resolver"
         )
+    log_ignored(parsed, config)
     return spec
+
+
+def log_ignored(target: Target, config: ServiceConfig) -> None:
+    """What is ignored by the rules of gRPC may be a slip of the pen: for whoever looks for it."""
+    if config.ignored:
+        paths = ", ".join(config.ignored)
+        _LOG.info("%s: nothing reads these fields of the service config: %s", target, paths)
 
 
 def _target(target: object, resolver: Resolver | None) -> Target:

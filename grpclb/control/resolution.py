@@ -18,7 +18,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from grpclb.control.channel_spec import ChannelSpec
+from grpclb.control.channel_spec import ChannelSpec, log_ignored
 from grpclb.control.reporter import Reporter
 from grpclb.core.address import Address, AddressError, Endpoint
 from grpclb.core.backoff import Backoff
@@ -60,6 +60,7 @@ class Resolution:
         self._vetted: set[Address] = set()  # addresses of the last list that passed `_check`
         self._taking = False
         self._config_source = "default"
+        self._ignored = spec.default_config.ignored  # what was logged last
         self._good: ResolverState | None = None  # the last list in use
         self._good_at = 0.0
         self._error: Status | None = None  # what the last look-up failed with
@@ -253,6 +254,9 @@ class Resolution:
             try:
                 config = self._spec.parse_config(given)  # type: ignore[arg-type]
                 self._config_source = "resolver"
+                if config.ignored != self._ignored:
+                    self._ignored = config.ignored
+                    log_ignored(self._spec.target, config)
                 return self.config if config == self.config else config
             except ServiceConfigError as error:
                 problem = str(error)
@@ -289,6 +293,7 @@ class Resolution:
             "updates": self._updates,
             "service_config": _plain(self.config.raw),
             "service_config_source": self._config_source,
+            "service_config_ignored": list(self.config.ignored),
             "details": self._details(),
         }
 

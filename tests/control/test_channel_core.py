@@ -236,6 +236,7 @@ async def test_the_snapshot_is_complete_and_json_ready() -> None:
             "updates": 1,
             "service_config": config,
             "service_config_source": "default",
+            "service_config_ignored": [],
             "details": {},
         },
         "subchannels": [

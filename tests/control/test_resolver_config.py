@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -98,6 +99,26 @@ def test_a_bad_config_without_a_good_one_fails_rpcs(given: Any, reason: str) -> 
         assert channel.failure().startswith(f"UNAVAILABLE: {reason}")
 
     run()
+
+
+@virtual
+async def test_fields_that_nothing_reads_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """At a level that disturbs nobody: by the rules of gRPC they are no mistake."""
+    caplog.set_level(logging.INFO, "grpclb.channel")
+    said = "test:///api: nothing reads these fields of the service config: "
+    channel = await Channel(service_config={"loadBalancingConfg": [{"x": {}}]}).started()
+    assert messages(caplog, logging.INFO) == [said + "$.loadBalancingConfg"]
+    assert channel.core.snapshot()["resolver"]["service_config_ignored"] == ["$.loadBalancingConfg"]
+    caplog.clear()
+    odd: dict[str, Any] = {"methodConfig": [{"name": [{}], "timeOut": "1s", "retryPolicy": None}]}
+    for more in ({}, {}, {"a b": 1}, {"a b": 2}):
+        channel.update(A, service_config={**odd, **more})
+        await asyncio.sleep(1)
+    assert messages(caplog, logging.INFO) == [
+        said + "$.methodConfig[0].timeOut",
+        said + '$["a b"], $.methodConfig[0].timeOut',
+    ]
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
 @virtual
