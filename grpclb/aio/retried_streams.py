@@ -14,7 +14,7 @@ from grpclb.aio.errors import (
     rpc_error,
 )
 from grpclb.aio.retried_call import RetriedCall
-from grpclb.aio.tries import Try, is_being_cancelled
+from grpclb.aio.tries import Try, error_of, is_being_cancelled
 
 
 class RetriedResponses(RetriedCall):
@@ -38,7 +38,7 @@ class RetriedResponses(RetriedCall):
             if getattr(self, "_read_ahead", None):
                 return self._read_ahead.pop()
             one = self._try_of(inner)
-            if one is None or one.responses is None:
+            if one is None or one.responses is None or isinstance(inner, EndedCall):
                 await self._raise_end(inner)
             assert one is not None
             assert one.responses is not None
@@ -48,7 +48,8 @@ class RetriedResponses(RetriedCall):
                 message = await anext(one.responses)
             except StopAsyncIteration:
                 self._stop_reading(one)
-                return grpc.aio.EOF
+                if await self._is_well(inner):
+                    return grpc.aio.EOF
             except grpc.aio.AioRpcError as error:
                 self._stop_reading(one)
                 await self._raise_if_final(inner, error)
@@ -79,6 +80,18 @@ class RetriedResponses(RetriedCall):
             self.cancel()
             raise
         return inner
+
+    async def _is_well(self, inner: Any) -> bool:
+        """Whether that was the end of the messages; raises the RPC's error.
+
+        An iterator tells of an error once. It told `_read_first`, and then only that it is over.
+        """
+        if inner.cancelled():
+            raise asyncio.CancelledError
+        if await inner.code() is grpc.StatusCode.OK:
+            return True
+        await self._raise_if_final(inner, error_of(inner))
+        return False
 
     async def _raise_if_final(self, inner: Any, error: BaseException) -> None:
         final = await self._final_error(inner, error)

@@ -99,6 +99,7 @@ class SyncRpc:
             return End(grpc.StatusCode.CANCELLED, (), "", grpclb.attempts(self.call))
         except grpc.RpcError as error:
             return _failed(error, messages, error.details())
+        assert self.call.code() is grpc.StatusCode.OK, "it failed, and raised nothing"
         return End(self.call.code(), tuple(messages), "", grpclb.attempts(self.call))
 
     def cancel(self) -> bool:
@@ -170,6 +171,7 @@ class AioRpc:
             return End(grpc.StatusCode.CANCELLED, tuple(messages), "", grpclb.attempts(self.call))
         except grpc.aio.AioRpcError as error:
             return _failed(error, messages, error.details())
+        assert await self.call.code() is grpc.StatusCode.OK, "it failed, and raised nothing"
         return End(await self.call.code(), tuple(messages), "", grpclb.attempts(self.call))
 
     def cancel(self) -> bool:
