@@ -20,6 +20,7 @@ from grpclb.aio.errors import (
 )
 from grpclb.aio.retried_call import RetriedCall
 from grpclb.aio.tries import Try, error_of
+from grpclb.control.arguments import check_message
 from grpclb.control.method import MethodHandle
 
 
@@ -100,6 +101,7 @@ class RetriedRequests(RetriedCall):
         if self._closed_requests:
             raise asyncio.InvalidStateError(HALF_CLOSED)
         message = request if self._serializer is None else self._serializer(request)
+        check_message(message)
         place = self._dropped + len(self._kept)
         self._kept.append(message)
         if self._machine.committed is None and not self._reserve(len(message)):

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from grpclb.control.method import MethodHandle
 from grpclb.control.retries import ReplayBudget
+from grpclb.sync.arguments import serialized
+from grpclb.sync.errors import RpcFailure
 
 
 class ReplayedRequests:
@@ -20,13 +23,13 @@ class ReplayedRequests:
     def __init__(
         self,
         source: Iterator[Any],
-        serialize: Callable[[Any], bytes] | None,
+        method: MethodHandle,
         limit: int,
         budget: ReplayBudget,
         on_overflow: Callable[[int], None],
     ) -> None:
         self._source = source
-        self._serialize = serialize
+        self._method = method
         self._limit = limit
         self._budget = budget
         self._on_overflow = on_overflow
@@ -40,8 +43,8 @@ class ReplayedRequests:
         self._winner: int | None = None
         self._ended: BaseException | None = None
 
-    def attempt(self, serial: int) -> Iterator[bytes]:
-        """The messages for an attempt, from the first on."""
+    def attempt(self, serial: int) -> Iterator[bytes | None]:
+        """The messages for an attempt, from the first on; None: the next has no bytes."""
         position = 0
         while self._is_wanted(serial):
             if self._overflowed and self._winner is None:
@@ -52,6 +55,10 @@ class ReplayedRequests:
                     self._pull(position)
                 if self._ended is not None and self._at(serial, position) is None:
                     if isinstance(self._ended, StopIteration):
+                        return
+                    if isinstance(self._ended, RpcFailure):
+                        # What grpcio takes for a failed serializer, and ends its attempt with.
+                        yield None
                         return
                     raise self._ended
                 continue
@@ -90,9 +97,7 @@ class ReplayedRequests:
             if position < self._dropped + len(self._kept) or self._ended is not None:
                 return
         try:
-            message = next(self._source)
-            if self._serialize is not None:
-                message = self._serialize(message)
+            message = serialized(self._method, next(self._source))
         except BaseException as error:
             self._ended = error
             return

@@ -105,7 +105,7 @@ def _replayable(
     if type(request) is Requests:
         limit = engine.spec.options.replay_limit
         replayed = ReplayedRequests(
-            request.source, method.serializer, limit, engine.replay_budget, on_overflow
+            request.source, method, limit, engine.replay_budget, on_overflow
         )
         return arguments._replace(request=replayed)
     return arguments._replace(request=serialized(method, request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -81,6 +82,47 @@ def test_a_wrong_argument_is_reported_as_by_grpcio(
 
             assert _raised(stack, channel, wrong, resolve) == expected, (policy, queued)
             stack.close(channel)
+
+
+def _no_bytes(request: Any) -> Any:
+    return None if request == b"bad" else request
+
+
+@pytest.mark.parametrize("serializer", [_refuse, _no_bytes])
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+@pytest.mark.expect_log("Exception serializing message!")
+def test_a_message_of_a_stream_that_cannot_be_serialized(
+    kind: str, serializer: Callable[[Any], Any], servers: Scripted
+) -> None:
+    """In the sync stack as in grpcio, whose grpc.aio sends an empty message in its place."""
+    factories: list[Callable[[], Any]] = [lambda: grpc.insecure_channel(servers.target)]
+    for policy in ("none", "retry", "hedge"):
+        keywords: dict[str, Any] = {"service_config": config(policy)}
+        factories.append(functools.partial(grpclb.insecure_channel, servers.target, **keywords))
+    for factory in factories:
+        with factory() as channel:
+            multi = getattr(channel, kind)(f"/s/{kind}", request_serializer=serializer)
+            start = multi if kind == "stream_stream" else multi.future
+            end = SyncRpc(start(iter([b"a", b"bad"])), kind).end()
+            assert end.code is grpc.StatusCode.INTERNAL
+            assert end.details == "Exception serializing request!"
+
+
+@pytest.mark.parametrize("policy", ["retry", "hedge"])
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+@pytest.mark.expect_log("Exception iterating requests!")
+def test_a_message_of_a_stream_that_is_no_bytes(
+    kind: str, policy: str, stack: Stack, servers: Scripted
+) -> None:
+    """It ends the RPC at once: by UNKNOWN, or in aio by its cancellation, as in grpc.aio.
+
+    Plain grpcio's sync stack hangs until the deadline.
+    """
+    messages: Any = [b"a", "text"]
+    channel = stack.open(servers.target, service_config=config(policy))
+    end = stack.begin(channel, kind, stack.requests(messages)).end()
+    expected = {"sync": grpc.StatusCode.UNKNOWN, "aio": grpc.StatusCode.CANCELLED}
+    assert end.code is expected[stack.name]
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
