@@ -6,6 +6,8 @@ from typing import Final
 
 # Of an endpoint: the path of children's names in a tree of policies, a tuple from the root down.
 HIERARCHY: Final = "hierarchy"
+# Of a list: what is wrong with the paths of endpoints that are no child's, as text.
+STRAYS: Final = "strays"
 # Of an endpoint: where it is, as text; endpoints with the same text are one locality.
 LOCALITY: Final = "locality"
 # Of an endpoint: the share of its whole locality, an int above 0.

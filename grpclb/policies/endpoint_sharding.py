@@ -33,7 +33,7 @@ from grpclb.core.connectivity import (
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
 from grpclb.policies.endpoint_diff import diff
-from grpclb.policies.pick_first import RERESOLVE_EVERY, PickFirst
+from grpclb.policies.pick_first import RERESOLVE_EVERY, PickFirst, why_empty
 
 if TYPE_CHECKING:
     from random import Random
@@ -123,6 +123,7 @@ class EndpointSharding:
         "helper",
         "ready",
         "ready_version",
+        "why_empty",
     )
 
     def __init__(
@@ -142,6 +143,7 @@ class EndpointSharding:
         self._idle: list[Child] = []
         self._last_failed: Child | None = None
         self._resolver_error = NO_ENDPOINTS
+        self.why_empty = NO_ENDPOINTS.details
         self._wants_resolution = False
         self._quiet = False  # an update is under way, or all is closed: nothing is scheduled
         self._timer: Timer | None = None
@@ -186,7 +188,7 @@ class EndpointSharding:
                 self._resolver_error = state.endpoints
                 self._settle()
             return bool(self.children)
-        self._resolver_error = NO_ENDPOINTS
+        self._resolver_error, self.why_empty = NO_ENDPOINTS, why_empty(state)
         change = diff(self.children.keys(), state.endpoints)
         self._quiet = True
         anew = config != self._config

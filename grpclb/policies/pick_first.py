@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from grpclb.core.address import Address
+from grpclb.core.attributes import STRAYS
 from grpclb.core.balancer import (
     QUEUE_PICKER,
     Fail,
@@ -88,6 +89,11 @@ class _Attempt:
         self.owner._on_state(self, reported)
 
 
+def why_empty(state: ResolverState) -> str:
+    """Why a policy was given no endpoints, for the error of its RPCs."""
+    return str(state.attributes.get(STRAYS) or "the resolver found no endpoints")
+
+
 class PickFirst:
     """core.balancer.LoadBalancer. A `leaf` leaves its name out of errors and starts no long timers.
 
@@ -133,7 +139,7 @@ class PickFirst:
                 self._publish(TRANSIENT_FAILURE, FixedPicker(Fail(endpoints)))
             return False
         if not endpoints:
-            self._give_up()
+            self._give_up(why_empty(state))
             return False
         shuffle = isinstance(config, PickFirstConfig) and config.shuffle
         self._delay = _clamped(state.attributes.get(ATTEMPT_DELAY_MS))
@@ -154,13 +160,13 @@ class PickFirst:
 
     # -- address lists ---------------------------------------------------------------------
 
-    def _give_up(self) -> None:
-        """The source says that there is nobody."""
+    def _give_up(self, why: str) -> None:
+        """There is nobody."""
         self._cancel_timer()
         self._keep_only(())
         self._addresses = ()
         self._in_pass = False
-        status = Status.unavailable("pick_first: the resolver found no endpoints")
+        status = Status.unavailable(f"pick_first: {why}")
         self._publish(TRANSIENT_FAILURE, FixedPicker(Fail(status)))
 
     def _same(self, addresses: tuple[Address, ...], shuffle: bool) -> bool:

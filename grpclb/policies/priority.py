@@ -125,9 +125,9 @@ class Priority:
         if not isinstance(config, PriorityConfig):
             raise TypeError(f"expected a PriorityConfig, got {config!r}")
         self._config = config
-        self._state = state
         if not isinstance(state.endpoints, Status):
-            self._groups = self._splitter.split(state.endpoints)
+            self._groups = self._splitter.split(state.endpoints, config.children)
+        self._state = self._splitter.told(state)
         self._choosing = True  # nothing is chosen while children are told
         accepted = bool(config.priorities)
         for name in tuple(self._children.children):

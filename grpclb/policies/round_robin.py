@@ -133,7 +133,7 @@ class RoundRobin:
         shards = self._shards
         error = shards.last_error
         if error is NO_ENDPOINTS:
-            return Status(error.code, f"round_robin: {error.details}")
+            return Status(error.code, f"round_robin: {shards.why_empty}")
         if not shards.children:
             return error  # the resolver's own words
         text = f"round_robin: 0 of {len(shards.children)} backends ready; last: {error.details}"

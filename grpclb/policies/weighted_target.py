@@ -86,7 +86,8 @@ class WeightedTarget:
         if not isinstance(config, WeightedTargetConfig):
             raise TypeError(f"expected a WeightedTargetConfig, got {config!r}")
         endpoints = () if isinstance(state.endpoints, Status) else state.endpoints
-        return self.apply(state, config, self._splitter.split(endpoints))
+        groups = self._splitter.split(endpoints, config.targets)
+        return self.apply(self._splitter.told(state), config, groups)
 
     def apply(
         self,

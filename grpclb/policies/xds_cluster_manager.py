@@ -70,7 +70,8 @@ class ClusterManager:
         if not isinstance(config, ClusterManagerConfig):
             raise TypeError(f"expected a ClusterManagerConfig, got {config!r}")
         endpoints = () if isinstance(state.endpoints, Status) else state.endpoints
-        groups = self._splitter.split(endpoints)
+        groups = self._splitter.split(endpoints, config.children)
+        state = self._splitter.told(state)
         self._updating = True
         self._children.update(state, config.children, groups, only_news=True)
         self._updating = False

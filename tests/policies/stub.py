@@ -18,6 +18,7 @@ from grpclb.core.balancer import (
 from grpclb.core.connectivity import READY, TRANSIENT_FAILURE, ConnectivityState
 from grpclb.core.resolver import ResolverState
 from grpclb.core.status import Status
+from grpclb.policies.pick_first import PICK_FIRST
 from grpclb.policies.priority import PriorityPolicy
 from grpclb.policies.round_robin import ROUND_ROBIN
 from grpclb.policies.weighted_target import WeightedTargetPolicy
@@ -109,7 +110,8 @@ class House:
             WrrLocalityPolicy,
         )
         policies: list[Policy] = [cls(self.find) for cls in classes]
-        self._table = {p.name: p for p in (*policies, self.stub, self.other, ROUND_ROBIN)}
+        leaves: tuple[Policy, ...] = (self.stub, self.other, PICK_FIRST, ROUND_ROBIN)
+        self._table = {p.name: p for p in (*policies, *leaves)}
         self.helper = FakeHelper()
 
     def find(self, name: str) -> Policy | None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpclb.core.address import Endpoint
 from grpclb.core.attributes import HIERARCHY
 from grpclb.core.balancer import QUEUE, Fail
 from grpclb.core.config_node import ServiceConfigError
@@ -28,6 +29,7 @@ from grpclb.policies.hierarchy import Splitter
 from grpclb.policies.weighted_turns import WeightedChoice
 from tests.policies.stub import House, at, child, state
 
+NAMES = ("w", "x")
 A, B, C = "10.0.1.1:1", "10.0.1.2:1", "10.0.1.3:1"
 
 
@@ -91,13 +93,46 @@ def test_many_states_as_one(
 def test_a_path_loses_its_first_name_and_nothing_else() -> None:
     splitter = Splitter()
     one, two, lost = at(A, "x", "y", zone="z"), at(B, "w"), at(C)
-    groups = splitter.split((one, two, lost))
+    groups = splitter.split((one, two, lost), NAMES)
     assert {name: [str(e) for e in group] for name, group in groups.items()} == {"x": [A], "w": [B]}
     assert dict(groups["x"][0].attributes) == {HIERARCHY: ("y",), "zone": "z"}
-    again = splitter.split((two, one))
+    again = splitter.split((two, one), NAMES)
     assert again["x"][0] is groups["x"][0], "what did not change is the same object"
-    splitter.split(())
-    assert splitter.split((one,))["x"][0] is not groups["x"][0], "what is gone is forgotten"
+    splitter.split((), NAMES)
+    assert splitter.split((one,), NAMES)["x"][0] is not groups["x"][0], "what is gone is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("path", "has"),
+    [
+        ({}, "none"),
+        ({"hierarchy": "a"}, "'a'"),
+        ({"hierarchy": ["a"]}, "['a']"),
+        ({"hierarchy": ()}, "()"),
+        ({"hierarchy": ("b", "a")}, "('b', 'a')"),
+        ({"hierarchy": ([],)}, "([],)"),
+    ],
+)
+@pytest.mark.parametrize("leaf", ["round_robin", "pick_first"])
+@pytest.mark.parametrize("policy", ["weighted_target", "priority"])
+def test_a_path_that_fits_nobody_is_named(
+    policy: str, leaf: str, path: dict[str, Any], has: str
+) -> None:
+    house = House()
+    balancer = house.build(policy)
+    child: Any = {"a": {"weight": 1, "childPolicy": [{leaf: {}}], "config": [{leaf: {}}]}}
+    more = {"targets": child} if policy == "weighted_target" else {"children": child}
+    config = house.parse(policy, **more, **({"priorities": ["a"]} if policy == "priority" else {}))
+    balancer.update(state(Endpoint.of(A, **path)), config)
+    assert str(house.picked().status) == (  # type: ignore[attr-defined]
+        f"UNAVAILABLE: {leaf}: no endpoints: 1 of the resolver's 1 fit no child of the policy "
+        "above; the attribute 'hierarchy' must be a tuple that begins with the name of one ('a'), and "
+        f"{A} has {has}"
+    )
+    balancer.update(state(), config)
+    said = f"UNAVAILABLE: {leaf}: the resolver found no endpoints"
+    assert str(house.picked().status) == said  # type: ignore[attr-defined]
+    balancer.close()
 
 
 # -- the policy ----------------------------------------------------------------------------------
