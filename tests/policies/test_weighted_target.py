@@ -126,8 +126,8 @@ def test_a_path_that_fits_nobody_is_named(
     balancer.update(state(Endpoint.of(A, **path)), config)
     assert str(house.picked().status) == (  # type: ignore[attr-defined]
         f"UNAVAILABLE: {leaf}: no endpoints: 1 of the resolver's 1 fit no child of the policy "
-        "above; the attribute 'hierarchy' must be a tuple that begins with the name of one ('a'), and "
-        f"{A} has {has}"
+        "above; the attribute 'hierarchy' must be a tuple that begins with the name of one ('a'), "
+        f"and {A} has {has}"
     )
     balancer.update(state(), config)
     said = f"UNAVAILABLE: {leaf}: the resolver found no endpoints"
