@@ -208,6 +208,11 @@ class AdsMachine:
             return  # it knows of something worse
         self._tell(entry, news)
 
+    def hasty(self, server: int) -> bool:
+        """Whether this stream should give up soon if nobody connects: another server is next, and
+        nothing is known against this one."""
+        return server + 1 < len(self._streams) and self._streams[server].failure is None
+
     # -- time ------------------------------------------------------------------------------------
 
     @property

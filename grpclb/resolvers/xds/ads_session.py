@@ -30,6 +30,10 @@ _OPTIONS = (
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+# RPCs wait 5 s for a resolver. Servers that have others behind them share less than that for their
+# first attempts to connect; the next ones, when somebody else is asked already, get a full one each.
+_ALL_FIRST_MS = 4_000
+_LEAST_FIRST_MS = 1_000
 _ENDED = Status(StatusCode.UNAVAILABLE, "the server ended the stream")
 _NO_RESPONSE = Status(StatusCode.INTERNAL, "a message is no DiscoveryResponse")
 
@@ -198,7 +202,11 @@ class AdsSession:
             self._machine.sent(server, serial, self._loop.time())
             self._set_timer()
 
-        channel = ControlChannel(config.uri, credentials, _OPTIONS)
+        options: tuple[tuple[str, int], ...] = _OPTIONS
+        if self._machine.hasty(server):
+            patience = max(_ALL_FIRST_MS // len(self._servers), _LEAST_FIRST_MS)
+            options += (("grpc.min_reconnect_backoff_ms", patience),)
+        channel = ControlChannel(config.uri, credentials, options)
         self._channels.add(channel)
         try:
             async with (

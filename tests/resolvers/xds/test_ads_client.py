@@ -13,6 +13,8 @@ import pytest
 import trustme
 from grpc import StatusCode
 
+from grpclb.resolvers.rpc import ControlChannel
+from grpclb.resolvers.xds import ads_session
 from grpclb.resolvers.xds.ads import Ambient, Changed, Failed, News
 from grpclb.resolvers.xds.ads_session import LARGEST_MESSAGE
 from grpclb.resolvers.xds.bootstrap import Bootstrap, load_bootstrap
@@ -264,6 +266,27 @@ async def test_a_watcher_that_fails_hurts_nobody_else(server: XdsServer) -> None
         await until(lambda: watch.told, "the cluster")
         await until(lambda: server.of_kind(CDS.type_url)[1:], "the ACK")
     assert [str(failure) for failure in failures] == ["mine"]
+
+
+async def test_servers_with_others_behind_them_get_less_time_to_connect_at_first(
+    server: XdsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience: list[tuple[str, int | None]] = []
+
+    class Noting(ControlChannel):
+        def __init__(self, target: str, credentials: Any, options: Any) -> None:
+            patience.append((target, dict(options).get("grpc.min_reconnect_backoff_ms")))
+            super().__init__(target, credentials, options)
+
+    monkeypatch.setattr(ads_session, "ControlChannel", Noting)
+    server.set(LDS.type_url, {"lis": listener("lis")})
+    gone = server.entry() | {"server_uri": "127.0.0.1:1"}
+    async with client_of(server, xds_servers=[gone, server.entry()]) as client:
+        watch = Watch(client, LDS, "lis")
+        await until(lambda: watch.told == ["use lis"], "the second server's answer")
+        await until(lambda: len(patience) == 3, "the first one is tried again")
+    # Together less than the 5 s that RPCs wait; nobody waits for the third.
+    assert patience == [("127.0.0.1:1", 2_000), (server.target, None), ("127.0.0.1:1", None)]
 
 
 async def test_a_closed_client_takes_no_watches(server: XdsServer) -> None:

@@ -108,6 +108,18 @@ def test_the_second_server_is_asked_afresh_the_next_time() -> None:
     assert [(r.version, r.nonce) for r in world.asked(1)] == [("", ""), ("", "")]
 
 
+def test_a_server_is_hurried_only_when_another_is_next_and_all_is_new() -> None:
+    world = World(ONE, TWO)
+    world.watch(LDS, "lis")
+    assert [world.machine.hasty(index) for index in (0, 1)] == [True, False]
+    world.end(DOWN)
+    assert not world.machine.hasty(0), "the other one is asked already"
+    world.pass_time(2)
+    world.open(0)
+    world.respond(LDS, "1", "lis", index=0)
+    assert world.machine.hasty(0)
+
+
 def test_versions_are_each_servers_own() -> None:
     world, _ = fallen_back()
     world.asked()
