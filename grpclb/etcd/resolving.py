@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import logging
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from grpclb.core.resolver import Resolver, ResolverContext, ResolverFactory
 from grpclb.core.target import Target, parse_target
 from grpclb.resolvers.etcd.build import build, prefix_of
-from grpclb.resolvers.etcd.settings import EtcdSettings, Pem
+from grpclb.resolvers.etcd.settings import (
+    EtcdSettings,
+    Pem,
+    check_keywords,
+    unread_environment,
+)
+
+_LOG = logging.getLogger("grpclb.etcd")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+def _spelt(function: Callable[P, R]) -> Callable[P, R]:
+    """Have `function` name the keyword that a misspelt one was meant to be."""
+    known = tuple(function.__kwdefaults__ or ())
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **keywords: P.kwargs) -> R:
+        check_keywords(keywords, known)
+        return function(*args, **keywords)
+
+    return checked
+
+
+@_spelt
 def factory(
     *,
     endpoints: str | Iterable[str] | None = None,
@@ -32,9 +56,9 @@ def factory(
 
     `endpoints` are etcd's, for targets that name none; `ca`, `cert`, `key`, `user` and so on are
     those of `EtcdSettings` (`etcd_server_name` is its `server_name`: the name in *etcd's*
-    certificate). The environment is not looked at. `server_name` is the name in the *backends'*
-    certificates, for secure channels. `client` is an etcd3-style client of yours, in place of all
-    the others.
+    certificate). The environment has no say, even without any keyword; a variable that is set is
+    logged (INFO). `server_name` is the name in the *backends'* certificates, for secure channels.
+    `client` is an etcd3-style client of yours, in place of all the others.
     """
     settings: dict[str, Any] = {
         "ca": ca,
@@ -55,6 +79,7 @@ def factory(
     def make(target: Target, context: ResolverContext) -> Resolver:
         if client is not None:
             return build(target, context, client=client, server_name=server_name)
+        unread = unread_environment()
         prefix_of(target)  # raises
         if target.authority and given is not None:
             raise ValueError(
@@ -66,9 +91,11 @@ def factory(
             if not target.authority:
                 raise ValueError(
                     f"target {target.text!r}: no endpoints; write etcd://host:2379/"
-                    f"{target.endpoint}, or give endpoints="
+                    f"{target.endpoint}, or give endpoints={f' ({unread})' if unread else ''}"
                 )
             chosen = EtcdSettings.of(target.authority, **settings)
+        if unread:
+            _LOG.info("%s: %s", target.text, unread)
         return build(target, context, chosen, server_name=server_name)
 
     return make

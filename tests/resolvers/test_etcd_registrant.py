@@ -348,6 +348,9 @@ def test_in_a_forked_child_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     play(scenario)
 
 
+LOOP: dict[str, Any] = {}
+LOOP["x"] = LOOP
+
 # -- arguments -----------------------------------------------------------------------------------
 
 
@@ -365,6 +368,18 @@ def test_in_a_forked_child_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         ({"metadata": {"x": "y" * 20_000}}, ValueError, "16384"),
         ({"metadata": {"x": object()}}, TypeError, "JSON"),
         ({"metadata": {"x": float("nan")}}, ValueError, "JSON"),
+        ({"metadata": "weight=3"}, TypeError, "metadata must be a dict, such as .* got str"),
+        ({"metadata": [("weight", 3)]}, TypeError, "metadata must be a dict, .* got list"),
+        ({"metadata": {"x": [1, {"y": {1}}]}}, TypeError, r"\$\.x\[1\]\.y: JSON has no set"),
+        ({"metadata": {"x": b"y"}}, TypeError, r"\$\.x: JSON has no bytes"),
+        ({"metadata": {7: "x"}}, TypeError, "keys are text in JSON, got 7"),
+        ({"metadata": LOOP}, ValueError, "nested deeper than 64"),
+        ({"metadata": {"weight": 2.5}}, ValueError, "weight '2.5' is not a whole number"),
+        ({"metadata": {"weight": [3]}}, ValueError, "weight .* is not a whole number"),
+        ({"metadata": {"zone": 3}}, TypeError, "zone must be text, got 3"),
+        ({"metdata": {}}, TypeError, "'metdata'; did you mean 'metadata'"),
+        ({"passwort": "p"}, TypeError, "'passwort'; did you mean 'password'"),
+        ({"server_name": "x"}, TypeError, "'server_name'; did you mean 'etcd_server_name'"),
         ({"endpoints": "other:2379"}, ValueError, "endpoints= says where etcd is"),
         ({"target": "etcd:///api", "ca": b"no"}, ValueError, "no endpoints"),
         ({"user": "u", "password": "p"}, ValueError, "password without TLS"),

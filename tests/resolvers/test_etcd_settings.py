@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import grpclb.etcd
 from grpclb.control.channel_spec import build_spec
 from grpclb.core.resolver import ResolverContext
 from grpclb.core.target import parse_target
-from grpclb.etcd import EtcdSettings
+from grpclb.etcd import EtcdSettings, Registration
 from grpclb.resolvers.etcd import factory
 from tests.support.tls import Authority
 
@@ -220,10 +222,37 @@ def test_settings_from_the_program() -> None:
         grpclb.etcd.resolver("api:443")
     with pytest.raises(ValueError, match="has its own endpoints"):
         grpclb.etcd.factory(client=object(), endpoints="h")
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(TypeError, match="unexpected keyword 'endpoint'; did you mean 'endpoints'"):
         grpclb.etcd.resolver(target, endpoint="h")
+    with pytest.raises(TypeError, match="'pasword'; did you mean 'password'"):
+        grpclb.etcd.factory(pasword=SECRET)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="'xyz'; known: endpoints, ca, cert"):
+        grpclb.etcd.resolver(target, xyz=1)
+    with pytest.raises(TypeError, match="'keepalive'; did you mean 'keepalive_time'"):
+        EtcdSettings.of("h", keepalive=3)
     make = grpclb.etcd.factory(endpoints="h")
     assert make(parse_target(target, ["etcd"]), ResolverContext(Random())) is not None
+
+
+def test_keywords_switch_the_environment_off_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "grpclb.etcd")
+    monkeypatch.setenv("GRPCLB_ETCD_ENDPOINTS", "env-host")
+    monkeypatch.setenv("GRPCLB_ETCD_PASSWORD", SECRET)
+    names = "GRPCLB_ETCD_ENDPOINTS, GRPCLB_ETCD_PASSWORD"
+    note = f"the program says how to reach etcd, so {names} has no say"
+    for make in (
+        lambda target: grpclb.etcd.resolver(target, timeout=1.0),
+        lambda target: Registration(target, "10.0.0.7:1", timeout=1.0),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"give endpoints= ({note})")):
+            make("etcd:///svc")
+        caplog.clear()
+        make("etcd://h/svc")
+        assert [record.getMessage() for record in caplog.records] == [f"etcd://h/svc: {note}"]
+        assert caplog.records[0].levelname == "INFO"
+    assert SECRET not in caplog.text
 
 
 def test_importing_is_cheap_and_the_missing_extra_is_named() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from grpclb.core.address import Address
+from grpclb.core.config_json import own
+from grpclb.core.config_node import ServiceConfigError
 from grpclb.core.target import Target, parse_target
 from grpclb.resolvers.etcd.build import prefix_of
-from grpclb.resolvers.etcd.settings import EtcdSettings, Pem
+from grpclb.resolvers.etcd.settings import EtcdSettings, Pem, check_keywords, unread_environment
 from grpclb.resolvers.etcd.values import MOST_BYTES, Rejected, parse_value
 
+_LOG = logging.getLogger("grpclb.etcd")
 DEFAULT_TTL = 10  # seconds
 _MOST_TTL = 9_000_000_000  # etcd's own limit
 _LEAST_TTL = 2  # below it a keepalive that is late by a second is too late
@@ -32,6 +36,10 @@ class EtcdOptions(TypedDict, total=False):
     timeout: float
     keepalive_time: float
     keepalive_timeout: float
+
+
+# The others are Registration's own: here for what was misspelt.
+_KEYWORDS = (*EtcdOptions.__annotations__, "metadata", "ttl", "patience", "keep_trying")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +77,7 @@ class Plan:
 
         Raises TypeError for metadata that is not JSON, ValueError for what no client would read.
         """
-        fields = {"Op": 0, "Addr": self.address, "Metadata": None}
-        if metadata is not None:
-            fields["Metadata"] = dict(metadata)
+        fields = {"Op": 0, "Addr": self.address, "Metadata": _checked(metadata)}
         value = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
         found = parse_value(value)
         if isinstance(found, Rejected) or found.remark:
@@ -80,10 +86,30 @@ class Plan:
         return value
 
 
+def _checked(metadata: object) -> dict[str, Any] | None:
+    """Metadata as plain JSON. Raises as `Plan.value` does, with the path of what is wrong."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, Mapping):
+        kind = type(metadata).__name__
+        raise TypeError(f"metadata must be a dict, such as {{'weight': 3}}, got {kind}")
+    try:
+        plain: dict[str, Any] = own(metadata)
+    except ServiceConfigError as error:
+        text = f"metadata must be JSON: {error.path}: {error.problem}"
+        raise (TypeError if " JSON" in f" {error.problem}" else ValueError)(text) from None
+    zone = plain.get("zone", "")
+    if not isinstance(zone, str):
+        raise TypeError(f"metadata: zone must be text, got {zone!r:.40}")
+    return plain
+
+
 def _settings(target: Target, options: EtcdOptions) -> EtcdSettings:
     given: dict[str, Any] = dict(options)
+    check_keywords(given, _KEYWORDS)
     if not given:
         return EtcdSettings.from_environment(target.authority or None)
+    unread = unread_environment()
     endpoints = given.pop("endpoints", None)
     if "etcd_server_name" in given:
         given["server_name"] = given.pop("etcd_server_name")
@@ -94,6 +120,12 @@ def _settings(target: Target, options: EtcdOptions) -> EtcdSettings:
     if endpoints is None and not target.authority:
         raise ValueError(
             f"target {target.text!r}: no endpoints; write etcd://host:2379/{target.endpoint}, or "
-            "give endpoints="
+            f"give endpoints={_in_brackets(unread)}"
         )
+    if unread:
+        _LOG.info("%s: %s", target.text, unread)
     return EtcdSettings.of(endpoints or target.authority, **given)
+
+
+def _in_brackets(note: str) -> str:
+    return f" ({note})" if note else ""

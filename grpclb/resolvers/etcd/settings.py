@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class EtcdSettings:
     @classmethod
     def of(cls, endpoints: str | Iterable[str], **settings: Any) -> EtcdSettings:
         """Settings from endpoints in any of the forms above. Keywords are the other fields."""
+        check_keywords(settings, _FIELDS)
         texts = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
         if not texts:
             raise ValueError("etcd: no endpoints; name at least one, such as 'etcd-0:2379'")
@@ -128,6 +130,30 @@ class EtcdSettings:
     def pem(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """CA, key and certificate, read now. Raises ValueError that names the file."""
         return _read("ca", self.ca), _read("key", self.key), _read("cert", self.cert)
+
+
+_FIELDS = tuple(EtcdSettings.__dataclass_fields__)
+
+
+def check_keywords(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises TypeError for a keyword that is none, with the one that was most likely meant."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise TypeError(f"etcd: unexpected keyword {name!r}; {hint}")
+
+
+def unread_environment(environ: Mapping[str, str] | None = None) -> str:
+    """The variables that are set and have no say as there are keywords: a note, or nothing.
+
+    Their names only: the values may be secret.
+    """
+    values = os.environ if environ is None else environ
+    found = sorted(name for name, value in values.items() if name.startswith(ENVIRONMENT) and value)
+    if not found:
+        return ""
+    return f"the program says how to reach etcd, so {', '.join(found)} has no say"
 
 
 def _endpoint(text: object) -> tuple[str, str]:
