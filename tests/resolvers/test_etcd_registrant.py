@@ -267,6 +267,30 @@ def test_who_closes_while_it_is_closed_waits_for_that() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("entered", [True, False])
+def test_closing_is_seen_through_however_often_it_is_cancelled(entered: bool) -> None:
+    """A task that is cancelled again while it leaves the block: no key stays behind."""
+
+    async def scenario(registrant: Registrant, etcd: Etcd) -> None:
+        if not entered:
+            etcd.next("put", never)
+        start = asyncio.create_task(registrant.start(10, keep_trying=False))
+        await asyncio.sleep(1)
+        etcd.next("revoke", lambda: asyncio.sleep(0.5))
+        leaving = asyncio.create_task(registrant.close()) if entered else start
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            leaving.cancel()
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+        assert etcd.names()[-1] == "revoke"
+        assert not etcd.leases
+        assert etcd.closed
+        await asyncio.gather(start, return_exceptions=True)
+
+    play(scenario)
+
+
 def test_metadata_that_is_replaced_before_entering_is_not_lost() -> None:
     sync = SyncRegistration(TARGET, ADDRESS, {"weight": 1})
     sync.update({"weight": 7})

@@ -23,7 +23,7 @@ from grpclb.core.target import parse_target
 from grpclb.resolvers.etcd import members
 from grpclb.resolvers.etcd import resolver as module
 from grpclb.resolvers.etcd.build import build
-from grpclb.resolvers.etcd.model import EtcdFailed, Listing
+from grpclb.resolvers.etcd.model import EtcdFailed, KeyValue, Listing
 from grpclb.resolvers.etcd.resolver import EtcdResolver
 from grpclb.resolvers.etcd.settings import EtcdSettings
 from tests.support.fake_etcd import FakeEtcd
@@ -243,6 +243,18 @@ async def test_bad_values_are_skipped_logged_once_and_shown(
     assert len(logged) == 2
     assert "svc/bad'" in logged[0]
     assert "svc/bad2'" in logged[1]
+
+
+@pytest.mark.expect_log("key '...': more than 50000 keys; the rest is not read")
+async def test_that_there_are_more_keys_than_are_read_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channel = Channel()
+    reports = module._Reports("etcd:///svc", b"svc/", channel.update)
+    for _ in range(2):
+        reports.list(Listing(1, (KeyValue(b"svc/a", A.encode(), 1),), complete=False))
+    assert (channel.addresses, list(channel.good.attributes["skipped"])) == ([A], ["..."])
+    assert caplog.text.count("the rest is not read") == 1
 
 
 @pytest.mark.usefixtures("hasty")

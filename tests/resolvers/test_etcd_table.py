@@ -108,8 +108,20 @@ def test_there_is_a_cap() -> None:
     assert len(table.skipped) == 100
     assert len(table.unreported()) == 100
     assert not table.apply([put("s/new", A)])
+    assert (b"...", table.skipped["..."]) in table.unreported(), "the last of very many problems"
+    assert not table.apply([put("s/new", A)])
+    assert not table.unreported(), "once"
     assert table.apply([gone("s/000000"), put("s/new", A)])
     assert addresses(table) == [A]
+
+
+def test_a_list_that_was_cut_short_says_so() -> None:
+    table = Table()
+    table.replace([kv("s/a", A)], complete=False)
+    assert list(table.skipped) == ["..."]
+    assert [key for key, _ in table.unreported()] == [b"..."]
+    table.replace([kv("s/a", A)])
+    assert not table.skipped
 
 
 def test_keys_are_shown_to_people() -> None:

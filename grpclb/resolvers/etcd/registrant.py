@@ -63,7 +63,7 @@ class Registrant:
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._final: EtcdFailed | None = None
-        self._over: asyncio.Event | None = None  # set when closing has ended
+        self._closing: asyncio.Task[None] | None = None
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -127,19 +127,24 @@ class Registrant:
     async def close(self) -> None:
         """Take the key away, and give everything back. Never raises; about 2 s where etcd is away.
 
-        Called again while it works, it waits for that: who returns may end the loop. In a forked
-        child it does nothing: the key belongs to the parent.
+        Called again while it works, it waits for that: who returns may end the loop. For the same
+        reason it is seen through when the caller is cancelled, as often as may be; the cancellation
+        is raised after it. In a forked child it does nothing: the key belongs to the parent.
         """
         if self._pid != os.getpid():
             return
-        if self._over is not None:
-            await self._over.wait()
-            return
-        self._over = asyncio.Event()
-        try:
-            await self._close()
-        finally:
-            self._over.set()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="grpclb-etcd-deregistration")
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.wait([self._closing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        if not self._closing.cancelled():  # else by the loop, which ends
+            self._closing.result()
 
     async def _close(self) -> None:
         was, self._state = self._state, RegistrationState.CLOSED

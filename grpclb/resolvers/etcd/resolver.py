@@ -118,7 +118,7 @@ class _Reports:
 
     def list(self, listing: Listing) -> None:
         self.listed = True
-        self._table.replace(listing.items)
+        self._table.replace(listing.items, complete=listing.complete)
         self._revision, self._stale = listing.revision, listing.serializable
         self._tell()
 

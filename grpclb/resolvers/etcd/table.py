@@ -11,6 +11,7 @@ from grpclb.resolvers.etcd.values import Found, parse_value
 
 MOST_KEYS = 50_000
 _MOST_SHOWN = 100  # skipped keys, in the snapshot
+_REST, _TOO_MANY = b"...", f"more than {MOST_KEYS} keys; the rest is not read"
 _LONGEST_KEY = 200  # characters, of a key that is shown
 
 
@@ -38,10 +39,12 @@ class Table:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def replace(self, items: Iterable[KeyValue]) -> None:
-        """The list of all keys: what is not in it is gone."""
+    def replace(self, items: Iterable[KeyValue], *, complete: bool = True) -> None:
+        """The list of all keys: what is not in it is gone, if it is `complete`."""
         before, self._entries = self._entries, {}
         self._overflowing = False
+        if not complete:
+            self._overflow()
         for item in items:
             self._put(item.key, item.value, item.mod_revision, before.get(item.key))
 
@@ -58,8 +61,9 @@ class Table:
 
     def _put(self, key: bytes, value: bytes, revision: int, old: _Entry | None) -> bool:
         if old is None and len(self._entries) >= MOST_KEYS:
-            self._overflowing = True
-            return False
+            known = self._overflowing
+            self._overflow()
+            return not known
         if old is not None and old.value == value:  # a lease renewed, or seen before
             old.mod_revision = revision
             self._entries[key] = old
@@ -74,6 +78,11 @@ class Table:
         if entry.problem and (key, entry.problem) not in self._reported:
             self._unreported[key] = entry.problem
         return True
+
+    def _overflow(self) -> None:
+        self._overflowing = True
+        if (_REST, _TOO_MANY) not in self._reported:
+            self._unreported[_REST] = _TOO_MANY
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """In the order of their keys. An address under several keys counts once, the newest."""
@@ -92,7 +101,7 @@ class Table:
         """Keys with something wrong, and what it is; at most 100 of them."""
         result: dict[str, str] = {}
         if self._overflowing:
-            result["..."] = f"more than {MOST_KEYS} keys; the rest is not read"
+            result[shown(_REST)] = _TOO_MANY
         for key, entry in self._entries.items():
             if entry.problem:
                 result[shown(key)] = entry.problem
