@@ -438,6 +438,7 @@ class Journal:
     def __init__(self, failure: Exception | None = None) -> None:
         self.lines: list[str] = []
         self.entered = threading.Event()
+        self.draining: Callable[[], None] = nothing
         self._failure = failure
         self._stopped = threading.Event()
 
@@ -463,6 +464,7 @@ class SyncJournal(Journal):
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         if timeout is not None:
             self.lines.append(f"wait {timeout}")
+            self.draining()
         return not self._stopped.wait(timeout)
 
 
@@ -477,6 +479,7 @@ class AioJournal(Journal):
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         if timeout is not None and timeout < 1_000:
             self.lines.append(f"wait {timeout}")
+            self.draining()
         end = asyncio.get_running_loop().time() + (timeout or 0)
         while not self._stopped.is_set():
             if asyncio.get_running_loop().time() >= end:
@@ -558,6 +561,20 @@ def test_a_signal_deregisters_first_and_stops_the_server_after_the_drain(serve: 
     with handler(mine):
         journal = serve(lambda _: os.kill(os.getpid(), signal.SIGUSR1))
         assert signal.getsignal(signal.SIGUSR1) is mine, "as it was"
+    assert journal.lines == ["start", "register", "deregister", "wait 0.01", "stop 7"]
+
+
+def test_a_second_signal_during_the_drain_is_the_program_s_own(serve: Serve) -> None:
+    """By then nobody is registered; by default it ends the process."""
+    seen: list[int] = []
+
+    def twice(journal: Journal) -> None:
+        journal.draining = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+        journal.draining()
+
+    with handler(lambda number, frame: seen.append(number)):
+        journal = serve(twice)
+    assert seen == [signal.SIGUSR1]
     assert journal.lines == ["start", "register", "deregister", "wait 0.01", "stop 7"]
 
 
