@@ -132,10 +132,8 @@ async def test_a_run_that_is_no_coroutine_is_named() -> None:
     script = Script()
     script.run = lambda update: 5  # type: ignore[assignment, method-assign, return-value]
     channel = await Channel(script).started()
-    assert channel.failure() == (
-        "UNAVAILABLE: test:///api: the resolver raised TypeError: "
-        "object int can't be used in 'await' expression"
-    )
+    named = "UNAVAILABLE: test:///api: the resolver raised TypeError: "
+    assert channel.failure().startswith(named)
 
 
 JUNK: list[tuple[Any, str]] = [
