@@ -47,10 +47,14 @@ class _Stream:
 
 
 class XdsServer(grpc.GenericRpcHandler):
-    """See the module. `requests` holds all requests so far; read it from any thread."""
+    """See the module. `requests` holds all requests so far; read it from any thread.
+
+    `authorized` has the ``authorization`` of each stream so far, or None.
+    """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.requests: list[Any] = []
+        self.authorized: list[str | None] = []
         self.streams = 0  # opened so far
         self.port = 0
         self._credentials = credentials
@@ -170,8 +174,10 @@ class XdsServer(grpc.GenericRpcHandler):
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         stream = _Stream()
+        metadata = dict(context.invocation_metadata())
         with self._lock:
             self._open.add(stream)
+            self.authorized.append(metadata.get("authorization"))
             self.streams += 1
         context.add_callback(lambda: stream.events.put(None))
         reader = threading.Thread(target=self._read, args=(requests, stream), daemon=True)

@@ -31,7 +31,7 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 # RPCs wait 5 s for a resolver. Servers that have others behind them share less than that for their
-# first attempts to connect; the next ones, when somebody else is asked already, get a full one each.
+# first attempts to connect; later ones, when somebody else is asked already, get a full one each.
 _ALL_FIRST_MS = 4_000
 _LEAST_FIRST_MS = 1_000
 _ENDED = Status(StatusCode.UNAVAILABLE, "the server ended the stream")
@@ -196,7 +196,7 @@ class AdsSession:
     async def _talk(self, server: int, serial: int) -> bool:
         """Carry responses to the machine; True: one could not be read."""
         config = self._servers[server]
-        credentials = config.credentials.load()
+        credentials = await config.credentials.load(config.uri)
 
         def sent() -> None:
             self._machine.sent(server, serial, self._loop.time())

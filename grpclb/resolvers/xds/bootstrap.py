@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from grpclb.resolvers.xds.credentials import Credentials
+from grpclb.resolvers.xds.credentials import GOOGLE_DEFAULT, INSECURE, KINDS, TLS, Credentials
 from grpclb.resolvers.xds.errors import BootstrapError
 from grpclb.resolvers.xds.files import MAX_BYTES, FileError, read_file
 
 FILE_VARIABLE = "GRPC_XDS_BOOTSTRAP"
 TEXT_VARIABLE = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _MAX_DEPTH = 32  # of the node's metadata
-SUPPORTED_CREDENTIALS = ("insecure", "tls")
 
 _FAIL_ON_DATA_ERRORS = "fail_on_data_errors"
 # gRFC A88 spells it both ways.
@@ -74,6 +73,11 @@ class Bootstrap:
     node: Node = field(default_factory=Node)
     listener_template: str = "%s"
     authorities: tuple[Authority, ...] = ()
+
+    @property
+    def all_servers(self) -> tuple[Server, ...]:
+        """Those of the authorities, too."""
+        return self.servers + tuple(s for a in self.authorities for s in a.servers)
 
     def authority(self, name: str) -> Authority | None:
         return next((a for a in self.authorities if a.name == name), None)
@@ -215,22 +219,21 @@ def _credentials(server: _Field) -> Credentials:
     refused = []
     for item in server.items("channel_creds"):
         kind = item.text("type")
-        if kind == "insecure":
-            return Credentials("insecure")
-        if kind == "tls":
+        if kind in (INSECURE, GOOGLE_DEFAULT):
+            return Credentials(kind)
+        if kind == TLS:
             config = item.get("config")
-            return Credentials("tls") if config is None else _tls(config)
+            return Credentials(TLS) if config is None else _tls(config)
         refused.append(kind or "(no type)")
     seen = f"none of {', '.join(refused)} is supported" if refused else "missing or empty"
-    known = " and ".join(SUPPORTED_CREDENTIALS)
-    raise server.fail(f"channel_creds: {seen}; known are {known}")
+    raise server.fail(f"channel_creds: {seen}; known are {', '.join(KINDS)}")
 
 
 def _tls(config: _Field) -> Credentials:
     certificate, key = config.text("certificate_file"), config.text("private_key_file")
     if bool(certificate) != bool(key):
         raise config.fail("certificate_file and private_key_file: one needs the other")
-    return Credentials("tls", config.text("ca_certificate_file"), certificate, key)
+    return Credentials(TLS, config.text("ca_certificate_file"), certificate, key)
 
 
 def _node(node: _Field) -> Node:

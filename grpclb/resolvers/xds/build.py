@@ -40,7 +40,11 @@ def build(
     kinds: Kinds,
     policies: Registry[Policy],
 ) -> XdsResolver:
-    """The resolver of `target`. Raises ValueError for one that the bootstrap knows no way to."""
+    """The resolver of `target`. Raises ValueError for one that the bootstrap knows no way to.
+
+    Raises ImportError that names the extra for credentials that are not installed: here, so that
+    it is an error when the channel is made.
+    """
     if not target.endpoint:
         raise ValueError(f"target {target.text!r}: nothing after xds:///; write xds:///service")
     template = bootstrap.listener_template
@@ -63,6 +67,8 @@ def build(
         # The channel may keep an update back for so long.
         _GRACE + context.options.get(_COALESCING_MS, _DEFAULT_COALESCING_MS) / 1000,
     )
+    for server in bootstrap.all_servers:
+        server.credentials.require()
     opener = functools.partial(shared_client, bootstrap, kinds)
     return XdsResolver(plan, opener, functools.partial(_dns, context), context.random)
 

@@ -37,7 +37,7 @@ def test_everything_in_it() -> None:
                 {
                     "server_uri": "unix:///a",
                     "channel_creds": [
-                        {"type": "google_default"},
+                        {"type": "alts"},
                         {"type": "tls", "config": tls},
                         *INSECURE,
                     ],
@@ -122,8 +122,8 @@ def nested(levels: int) -> dict[str, Any]:
         ),
         ({"xds_servers": [{"server_uri": "s"}]}, "$.xds_servers[0]: channel_creds: missing or"),
         (
-            creds({"type": "google_default"}, {}),
-            "channel_creds: none of google_default, (no type) is supported; known are insecure",
+            creds({"type": "alts"}, {}),
+            "channel_creds: none of alts, (no type) is supported; known are insecure, tls, goo",
         ),
         (creds({"type": 5}), "$.xds_servers[0].channel_creds[0].type: expected a string"),
         (creds({"type": "tls", "config": 5}), "channel_creds[0].config: expected an object"),
@@ -180,7 +180,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (pipe, "not a regular file"),
         (large, "larger than 1048576 bytes"),
         (binary, "not UTF-8 at byte 0"),
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
     ]
     if os.geteuid() != 0:  # root reads everything
         rows.append((secret, "Permission denied"))
@@ -209,8 +209,8 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
         load_bootstrap(path, {})
 
 
-def test_credentials_are_loaded_from_their_files(tmp_path: Path) -> None:
-    assert Credentials("insecure").load() is None
+async def test_credentials_are_loaded_from_their_files(tmp_path: Path) -> None:
+    assert await Credentials("insecure").load("s") is None
     ca = trustme.CA()
     leaf = ca.issue_cert("client")
     ca.cert_pem.write_to_path(tmp_path / "ca")
@@ -218,6 +218,6 @@ def test_credentials_are_loaded_from_their_files(tmp_path: Path) -> None:
     leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert")
     whole = Credentials("tls", *(str(tmp_path / name) for name in ("ca", "cert", "key")))
     for credentials in (Credentials("tls"), whole):
-        assert isinstance(credentials.load(), grpc.ChannelCredentials)
+        assert isinstance(await credentials.load("s"), grpc.ChannelCredentials)
     with pytest.raises(BootstrapError, match=r"tls credentials: .*nowhere: No such file"):
-        Credentials("tls", str(tmp_path / "nowhere")).load()
+        await Credentials("tls", str(tmp_path / "nowhere")).load("s")
