@@ -185,10 +185,12 @@ class RetriedCall(ClientCall):
 
     def _call_off(self, one: Try) -> None:
         one.cancelled = True
-        self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
         one.stop_tasks()
-        if one.inner is not None:
-            one.inner.cancel()
+        if one.inner is not None and not one.inner.cancel() and not one.timed_out:
+            inner = one.inner  # it had ended before
+            self._note(one, known(inner.code()), known(inner.details()) or "")
+        else:
+            self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
 
     def _has_no_backend(self, one: Try, status: Status, *, dropped: bool = False) -> None:
         """The pick itself was the end of an attempt."""
@@ -239,10 +241,9 @@ class RetriedCall(ClientCall):
             # Headers with something in them are a response, whatever came after.
             self._obey(self._machine.on_commit(one.attempt))
         outcome = self._outcome_of(one)
-        if self._final:
+        if self._final or one.cancelled:  # a loser's end, however late, is not the RPC's
             return
-        by_itself = not one.cancelled and not one.timed_out
-        if self._engine.ended or (by_itself and one.end[1] == LOCALLY_CANCELLED):
+        if self._engine.ended or (not one.timed_out and one.end[1] == LOCALLY_CANCELLED):
             self._obey(self._machine.on_cancel())
             self._end_with(one)
             return
@@ -341,6 +342,13 @@ class RetriedCall(ClientCall):
                 if self._is_error(inner, error):
                     raise
                 continue
+            except asyncio.CancelledError:
+                one = self._try_of(inner)
+                if one is not None and one.timed_out and not is_being_cancelled():
+                    await one.until_ended()  # who reads its messages may have yet to say so
+                if self._inner is inner or is_being_cancelled():
+                    raise
+                continue  # our own doing: the attempt took too long
             one = self._try_of(inner)
             if one is not None and not one.ended and inner.done():
                 await one.until_ended()

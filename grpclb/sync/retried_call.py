@@ -257,12 +257,12 @@ class RetriedCall(ClientCall):
 
     def _call_off(self, one: Try) -> None:
         one.cancelled = True
-        if one.begun:
-            self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
         if one.token is not None:
             self._engine.slot.forget(one.token)
-        if one.inner is not None:
-            one.inner.cancel()
+        if one.inner is not None and not one.inner.cancel() and not one.timed_out:
+            self._note(one, one.inner.code(), one.inner.details() or "")  # it had ended before
+        elif one.begun:
+            self._note(one, grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
 
     def _has_no_backend(self, one: Try, failure: RpcFailure) -> None:
         """Under the lock: the pick itself was the end of an attempt."""
@@ -317,6 +317,8 @@ class RetriedCall(ClientCall):
                 # Headers with something in them are a response, whatever came after.
                 self._obey(self._machine.on_commit(one.attempt))
             outcome = self._outcome_of(one)
+            if one.cancelled:  # a loser's end, however late, is not the RPC's
+                return
             if self._engine.closed:
                 self._obey(self._machine.on_cancel())
                 self._end_with(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.faults.harness import eventually
+from tests.faults.harness import AioLoop, eventually
 from tests.retries.servers import Scripted, Step
-from tests.retries.stacks import Rpc, Stack
+from tests.retries.stacks import LIMIT, AioStack, Rpc, Stack
 
 UNAVAILABLE: Step = {"code": grpc.StatusCode.UNAVAILABLE}
 CANCELLED: Step = {"code": grpc.StatusCode.CANCELLED}
@@ -234,3 +235,29 @@ def test_the_end_in_a_backoff(
     assert servers.attempts_of(name) == servers.attempts_of(name)[:1]
     # A thread or task that is just at work for the dropped call may hold it a moment longer.
     eventually(lambda: channel._engine.replay_budget.used == 0)
+
+
+# -- an attempt that took too long ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+def test_who_asks_an_aio_call_is_not_cancelled_with_an_attempt(
+    kind: str, aio_loop: AioLoop, servers: Scripted
+) -> None:
+    """`perAttemptRecvTimeout` cancels grpcio's call, and with it who waits for that: not here."""
+    stack = AioStack(aio_loop)
+    policy = config(perAttemptRecvTimeout="0.1s", retryableStatusCodes=["DEADLINE_EXCEEDED"])
+    channel = stack.open(servers.target, service_config=policy)
+    metadata = servers.script(key(), SLOW)
+
+    async def read(call: Any) -> list[bytes]:
+        return [message async for message in call]
+
+    async def ask() -> list[Any]:
+        call = getattr(channel, kind)(f"/s/{kind}")(b"x", metadata=metadata, timeout=LIMIT)
+        reading = [read(call)] if kind == "unary_stream" else []
+        return await asyncio.gather(call.wait_for_connection(), call.code(), *reading)
+
+    messages = [[b"x"] * 3] if kind == "unary_stream" else []
+    assert aio_loop.run(ask()) == [None, grpc.StatusCode.OK, *messages]
+    stack.end()
