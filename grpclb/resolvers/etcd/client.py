@@ -130,7 +130,8 @@ class EtcdClient:
         request = m.LeaseGrantRequest(TTL=ttl, ID=lease)
         response = await self._call(m.LEASE_GRANT, request, m.LeaseGrantResponse)
         if response.error:
-            raise EtcdFailed(StatusCode.UNKNOWN, response.error, "lease grant")
+            said = self._members.redacted(response.error)
+            raise EtcdFailed(StatusCode.UNKNOWN, said, "lease grant")
         return LeaseGrant(response.ID, response.TTL)
 
     async def lease_revoke(self, lease: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, TypeVar
@@ -32,11 +33,6 @@ _NEXT_MEMBER = frozenset(
 
 # "user name is empty": authentication was enabled after we learnt that it is not.
 _AUTH_WORDS = ("auth token", "auth store is old", "user name is empty")
-
-
-def failed(failure: RpcFailed, where: str, kind: type[EtcdFailed] = EtcdFailed) -> EtcdFailed:
-    """An RPC's failure as the client's."""
-    return kind(failure.code, failure.details, where, interrupted=failure.interrupted)
 
 
 def token_may_be_old(code: StatusCode, details: str) -> bool:
@@ -70,6 +66,7 @@ class Members:
         # Clients begin at different members.
         self._turn = random.randrange(len(settings.endpoints))
         self._token: str | None = None
+        self._refused_token: str | None = None  # the one before: errors about it may still come
         self._token_number = 0  # counts tokens, so that calls side by side renew one only once
         self._auth_at = float("-inf")
         self._auth_off = False  # etcd says that authentication is not enabled
@@ -105,6 +102,22 @@ class Members:
             if channel is not None:
                 del self._channels[endpoint]
                 await channel.close()
+
+    def failed(
+        self, failure: RpcFailed, where: str, kind: type[EtcdFailed] = EtcdFailed, user: str = ""
+    ) -> EtcdFailed:
+        """An RPC's failure as the client's, with whose it is, if `user` is given."""
+        details = user + self.redacted(failure.details)
+        return kind(failure.code, details, where, interrupted=failure.interrupted)
+
+    def redacted(self, text: str) -> str:
+        """What etcd said, without secrets: a proxy or an etcd of another kind may send back what
+        it was sent."""
+        for secret in (self.settings.password, self._token, self._refused_token):
+            if secret:
+                # A whole word: a password that is a part of etcd's own words is not given away.
+                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+        return text
 
     async def close(self) -> None:
         while self._channels:
@@ -170,12 +183,12 @@ class Members:
                 if not token_may_be_old(refusal.code, refusal.details):
                     raise
                 if not await self._renew(endpoint, number):
-                    raise EtcdRefused(refusal.code, refusal.details, endpoint) from None
+                    raise self.failed(refusal, endpoint, EtcdRefused) from None
             metadata, _ = await self._credentials(endpoint)
             return await call(endpoint, metadata)
         except RpcFailed as failure:
             kind = EtcdRefused if token_may_be_old(failure.code, failure.details) else EtcdFailed
-            raise failed(failure, endpoint, kind) from None
+            raise self.failed(failure, endpoint, kind) from None
 
     # -- the user --------------------------------------------------------------------------------
 
@@ -206,6 +219,7 @@ class Members:
         settings = self.settings
         request = m.AuthenticateRequest(name=settings.user, password=settings.password)
         self._auth_at = asyncio.get_running_loop().time()
+        self._refused_token = self._token
         self._token, self._auth_off = None, False
         try:
             answer = await self.channel(endpoint).unary(
@@ -217,8 +231,8 @@ class Members:
                 self._token_number += 1
                 return
             if failure.code not in _NEXT_MEMBER:
-                details = f"user {settings.user!r}: {failure.details}"
-                raise EtcdRefused(failure.code, details, endpoint) from None
+                user = f"user {settings.user!r}: "
+                raise self.failed(failure, endpoint, EtcdRefused, user) from None
             raise
         self._token = parse(m.AuthenticateResponse, answer).token
         self._token_number += 1

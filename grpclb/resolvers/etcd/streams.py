@@ -10,7 +10,7 @@ from typing import Any, Self
 from grpc import StatusCode
 
 from grpclb.resolvers.etcd import messages as m
-from grpclb.resolvers.etcd.members import NEED_LEADER, Members, failed, parse
+from grpclb.resolvers.etcd.members import NEED_LEADER, Members, parse
 from grpclb.resolvers.etcd.model import EtcdCompacted, EtcdFailed, Event, WatchBatch
 from grpclb.resolvers.rpc import BidiStream, RpcFailed
 
@@ -71,7 +71,7 @@ class _Stream:
     def _failed(self, failure: RpcFailed) -> EtcdFailed:
         if not failure.interrupted:
             self._members.move_on(self.endpoint)
-        return failed(failure, self.endpoint)
+        return self._members.failed(failure, self.endpoint)
 
 
 class Watch(_Stream):
@@ -129,7 +129,9 @@ class Watch(_Stream):
         reason = response.cancel_reason or "etcd cancelled the watch"
         if response.compact_revision:
             text = f"{reason} (compacted at revision {response.compact_revision})"
-            raise EtcdCompacted(StatusCode.OUT_OF_RANGE, text, self.endpoint)
+            raise EtcdCompacted(
+                StatusCode.OUT_OF_RANGE, self._members.redacted(text), self.endpoint
+            )
         denied = "permission denied" in reason or "auth token" in reason
         code = StatusCode.PERMISSION_DENIED if denied else StatusCode.UNAVAILABLE
         raise RpcFailed(code, reason)
