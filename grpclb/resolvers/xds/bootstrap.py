@@ -46,14 +46,17 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Who this client is. `metadata` is a JSON object, as text so that a Node can be a key."""
+    """Who this client is. `metadata` is a JSON object, as text so that a Node can be a key.
+
+    It may hold what the server knows this client by, and is no part of what anybody prints.
+    """
 
     id: str = ""
     cluster: str = ""
     region: str = ""
     zone: str = ""
     sub_zone: str = ""
-    metadata: str = "{}"
+    metadata: str = field(default="{}", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

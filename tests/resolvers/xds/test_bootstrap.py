@@ -78,6 +78,14 @@ def test_everything_in_it() -> None:
     assert hash(found) == hash(load_bootstrap(found))
 
 
+def test_the_node_s_metadata_is_not_printed() -> None:
+    document = {**GOOD, "node": {"id": "n", "metadata": {"token": "canary"}}}
+    found = load_bootstrap(document)
+    assert "canary" in found.node.metadata
+    assert "canary" not in f"{found} {found!r} {found.node}"
+    assert found != load_bootstrap({**GOOD, "node": {"id": "n"}})
+
+
 def test_from_a_dict_a_text_a_path_and_itself(tmp_path: Path) -> None:
     path = tmp_path / "bootstrap.json"
     path.write_text(json.dumps(GOOD))
