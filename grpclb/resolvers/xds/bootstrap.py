@@ -70,7 +70,11 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """Equal bootstraps share one client. `servers` in order, the first is the primary (A71)."""
+    """Equal bootstraps share one client. `servers` in order, the first is the primary (A71).
+
+    A template of listeners' names may lack ``%s``: then all targets share that listener, as in the
+    other gRPC clients.
+    """
 
     servers: tuple[Server, ...]
     node: Node = field(default_factory=Node)
@@ -86,7 +90,7 @@ class Bootstrap:
         return next((a for a in self.authorities if a.name == name), None)
 
 
-# A dict, JSON text (which begins with "{"), or the path of a file.
+# A dict, JSON text, or the path of a file.
 Source: TypeAlias = "Bootstrap | Mapping[str, Any] | str | os.PathLike[str]"
 
 
@@ -104,9 +108,21 @@ def load_bootstrap(source: Source | None, environ: Mapping[str, str] = os.enviro
             return _parse(dict(source), "bootstrap")
         case str() if source.lstrip("\ufeff \t\r\n").startswith("{"):
             return _parse(_decode(source, "bootstrap"), "bootstrap")
+        case str() if _is_json(source) and not os.path.lexists(source):
+            raise BootstrapError(
+                f"xds: bootstrap: expected a JSON object or the path of a file, got {source!r:.80}"
+            )
         case str() | os.PathLike():
             return _from_file(source, "bootstrap")
     raise BootstrapError(f"xds: bootstrap: expected a dict, JSON or a path, got {source!r:.80}")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _decode(text, "")
+    except BootstrapError:
+        return False
+    return True
 
 
 def _from_environment(environ: Mapping[str, str]) -> Bootstrap:

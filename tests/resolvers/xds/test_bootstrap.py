@@ -105,6 +105,12 @@ def test_the_file_of_the_environment_comes_before_its_text(tmp_path: Path) -> No
         load_bootstrap(None, {"GRPC_XDS_BOOTSTRAP": ""})
 
 
+def test_a_file_may_be_named_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[1]").write_text(json.dumps(GOOD))
+    assert load_bootstrap("[1]", {}) == PLAIN
+
+
 def creds(*values: Any) -> dict[str, Any]:
     return {"xds_servers": [{"server_uri": "s", "channel_creds": list(values)}]}
 
@@ -163,6 +169,10 @@ def nested(levels: int) -> dict[str, Any]:
         ('{"a": ' + "9" * 5_000 + "}", "bootstrap: not usable JSON"),
         ("{" + " " * MAX_BYTES, "bootstrap: larger than 1048576 bytes"),
         (5, "expected a dict, JSON or a path, got 5"),
+        ("[1,2]", "expected a JSON object or the path of a file, got '[1,2]'"),
+        (' "s"', "expected a JSON object or the path of a file, got ' \"s\"'"),
+        ("null", "expected a JSON object or the path of a file, got 'null'"),
+        ("[1,2", "bootstrap: [1,2: No such file or directory"),
     ],
 )
 def test_refused_with_path_and_reason(document: Any, reason: str) -> None:

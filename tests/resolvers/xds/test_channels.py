@@ -104,6 +104,21 @@ def test_names_of_resources_and_hosts() -> None:
     assert named.authority == "other"
 
 
+def test_without_a_place_for_the_name_all_targets_share_one_listener() -> None:
+    """Of no use to most, but what grpc-go and C-core do."""
+    server = {"server_uri": "127.0.0.1:1", "channel_creds": [{"type": "insecure"}]}
+    fixed = {"client_listener_resource_name_template": "xdstp://here/l/only"}
+    bootstrap = {
+        "xds_servers": [server],
+        "client_default_listener_resource_name_template": "only",
+        "authorities": {"here": fixed},
+    }
+    wanted = {"xds:///a": "only", "xds:///b": "only", "xds://here/a": "xdstp://here/l/only"}
+    for target, name in wanted.items():
+        found: Any = grpclb.xds.resolver(target, bootstrap=bootstrap)
+        assert found._plan.listener == name
+
+
 def test_the_stream_of_a_loop_that_was_closed_ends_with_the_next_client(world: World) -> None:
     """`asyncio.run` again and again, and no channel is ever closed: streams do not add up."""
     target, bootstrap = "xds:///svc", world.control.bootstrap()
