@@ -122,6 +122,16 @@ def _fold(ranges: Ranges) -> Ranges:
     return union(ranges, tuple(extra))
 
 
+def _times(tree: Tree) -> int:
+    """How often something in it is repeated by numbers; nested ones multiply, as in RE2."""
+    match tree:
+        case Repeat(item, least, most):
+            return _times(item) * max(1, least if most is None else most)
+        case Sequence(items) | Choice(items):
+            return max(map(_times, items), default=1)
+    return 1
+
+
 def parse(pattern: str) -> Tree:
     """The tree of a pattern. Raises RegexError."""
     if len(pattern) > MAX_PATTERN:
@@ -189,7 +199,10 @@ class _Parser:
         self._take("?")
         if self._bounds() is not None:
             raise RegexError("a repetition of a repetition")
-        return Repeat(item, *bounds)
+        repeated = Repeat(item, *bounds)
+        if max(n or 0 for n in bounds) > 1 and _times(repeated) > MAX_REPEAT:
+            raise RegexError(f"bad repetition: more than {MAX_REPEAT}, one within the other")
+        return repeated
 
     def _bounds(self) -> tuple[int, int | None] | None:
         for mark, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
