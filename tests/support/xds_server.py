@@ -174,12 +174,14 @@ class XdsServer(grpc.GenericRpcHandler):
 
     def _serve(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         stream = _Stream()
+        # Before the stream counts as open: a test may end it at once. False: it is over already.
+        if not context.add_callback(lambda: stream.events.put(None)):
+            stream.events.put(None)
         metadata = dict(context.invocation_metadata())
         with self._lock:
             self._open.add(stream)
             self.authorized.append(metadata.get("authorization"))
             self.streams += 1
-        context.add_callback(lambda: stream.events.put(None))
         reader = threading.Thread(target=self._read, args=(requests, stream), daemon=True)
         reader.start()
         try:
