@@ -8,6 +8,11 @@
 Resources are messages of grpclb's own pool (`tests.support.xds_resources`), or an Any. What a
 client said is in `requests`, by the id of its node. Faults: `silent`, `delay`, `end_streams`,
 `say` (any response at all), and `stop` with `start`, which takes the same port again.
+
+It is for several clients side by side, grpcio's own and Envoy among them, which get what a control
+plane would send: each change once, wildcards, an answer that lacks what was deleted or never was.
+`tests/support/xds_server.py` is for one client under test: whole requests, responses that say
+nothing new, resources that are never answered, TLS.
 """
 
 from __future__ import annotations

@@ -8,6 +8,11 @@
 
 State of the world, ADS only. A request is answered if it asks for names (or for the first time);
 an ACK or a NACK is not. What does not exist is not answered, as go-control-plane does it.
+
+It is for one client under test: whole requests are kept, each `set` is pushed whether it changes
+anything or not, and over TLS it sees who is authorized. `integration/xds/server.py` is for several
+clients side by side, Envoy among them: it tells them apart and judges what each one said last,
+answers wildcards, says what was deleted, and stays silent where nothing has changed.
 """
 
 from __future__ import annotations
