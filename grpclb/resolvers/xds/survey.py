@@ -33,6 +33,8 @@ MAX_DEPTH = 16  # of aggregate clusters (A37)
 class Kind(Enum):
     """What a channel watches. DNS is the name ``host:port`` of a LOGICAL_DNS cluster."""
 
+    __hash__ = object.__hash__  # Enum's own is a function of Python's, and each key is hashed often
+
     LDS = "LDS"
     RDS = "RDS"
     CDS = "CDS"
@@ -124,7 +126,7 @@ def survey(
     clusters: dict[str, ClusterConfig | Status] = {}
     missing = False
     for name in sorted(routed_clusters(host)):
-        config = walk.cluster(name)
+        config = kept[name] if name in kept else walk.cluster(name)
         if config is None:
             missing = True  # go on: all that is needed is asked for at once
         else:

@@ -192,6 +192,9 @@ def test_what_many_aggregates_name_is_looked_at_once() -> None:
     assert isinstance(config, XdsConfig)
     assert sum(kind is Kind.EDS for kind, _ in asked) == len(children) - 1
     assert len(asked) < 3 * (len(children) + len(tops))
+    once = len(asked)
+    assert _survey(ask, "svc", "svc", tops).config == config
+    assert len(asked) == 2 * once, "clusters with RPCs are mostly routed to as well"
     for number, top in enumerate(tops):
         found = config.clusters[top]
         assert isinstance(found, ClusterConfig)
