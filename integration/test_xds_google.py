@@ -106,7 +106,12 @@ def run(
         "HTTPS_PROXY": "http://127.0.0.1:1",
         "NO_PROXY": "127.0.0.1,localhost",
     }
-    mine = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "GCE_", "GRPC_"))}
+    others = ("GOOGLE_", "GCE_", "GRPC_")
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(others) and not name.lower().endswith("_proxy")
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, client, wait],
         env=mine | environment, capture_output=True, text=True, timeout=50, check=True,
