@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 T = TypeVar("T")
 _GRACE = 2.0  # seconds for what ends a moment after the test; without a leak nothing waits
@@ -50,6 +51,11 @@ class _Records(logging.Handler):
 
 
 _RECORDS = _Records()
+
+
+# No property is about time, and a loaded machine takes any time for it.
+settings.register_profile("any time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
