@@ -131,7 +131,9 @@ class Connection:
             return
         if connectivity is not self.state.connectivity:
             self.since = self._clock.now()
-            _LOG.debug("%s: %s -> %s", self.address, self.state.connectivity.name, connectivity)
+            _LOG.debug(
+                "%s: %s -> %s", self.address, self.state.connectivity.name, connectivity.name
+            )
         if connectivity is READY:
             self.connected_at, self.last_error, self.failures = self.since, None, 0
         elif connectivity is TRANSIENT_FAILURE:

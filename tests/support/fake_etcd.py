@@ -41,6 +41,8 @@ class FakeEtcd(grpc.GenericRpcHandler):
         self.users: dict[str, str] | None = None  # None: authentication is not enabled
         self.denied = "etcdserver: permission denied"  # what an unknown token is told
         self.denied_code = StatusCode.PERMISSION_DENIED
+        self.wrong_password = "etcdserver: authentication failed, invalid user ID or password"
+        self.new_token: Callable[[], str] = lambda: f"token-{self.calls['Authenticate']}"
         self.garbage: bytes | None = None  # in place of every answer
         self.put_fails: StatusCode | None = None
         self.page_hook: Callable[[], object] = lambda: None  # called after each page of a list
@@ -176,10 +178,9 @@ class FakeEtcd(grpc.GenericRpcHandler):
             )
         assert self.users is not None
         if self.users.get(request.name) != request.password:
-            text = "etcdserver: authentication failed, invalid user ID or password"
-            context.abort(StatusCode.INVALID_ARGUMENT, text)
+            context.abort(StatusCode.INVALID_ARGUMENT, self.wrong_password)
         with self._lock:
-            token = f"token-{self.calls['Authenticate']}"
+            token = self.new_token()
             self._tokens.add(token)
         return m.AuthenticateResponse(token=token)
 

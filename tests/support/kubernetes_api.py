@@ -134,6 +134,12 @@ class KubernetesApi:
             for item in _breakage(how):
                 watch.queue.put_nowait(item)
 
+    def say_error(self, status: dict[str, Any]) -> None:
+        """An ERROR event that carries `status`, which ends all watches."""
+        for watch in self._watches:
+            watch.queue.put_nowait(_line("ERROR", status))
+            watch.queue.put_nowait(_END)
+
     # -- connections -------------------------------------------------------------------------
 
     async def opener(

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from grpclb.resolvers.kubernetes.credentials import Credentials, CredentialsError, Grant
 from grpclb.resolvers.kubernetes.events import (
     Event,
+    Failure,
     JunkError,
     Page,
     parse_event,
@@ -115,7 +116,10 @@ class Session:
             async with contextlib.aclosing(response.lines()) as lines:
                 async for line in lines:
                     parse = functools.partial(parse_event, line)
-                    yield parse() if len(line) < _INLINE else await off_loop(parse)
+                    event = parse() if len(line) < _INLINE else await off_loop(parse)
+                    if isinstance(event, Failure):
+                        event = Failure(event.status, self._redacted(event.message))
+                    yield event
         except (HttpError, JunkError) as error:
             raise self._error("watch endpointslices", error) from None
 
