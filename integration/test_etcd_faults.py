@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.expect_log("etcd 127.0.0.1"),  # said once for each outage
 ]
 
-SLACK = 3  # times a bound: other programs share this machine
+SLACK = 5  # times a bound: other programs share this machine
 
 
 class Both:
@@ -72,12 +72,12 @@ class Both:
     def follow(self, expected: set[str], timeout: float) -> float:
         """Wait until both hold just these backends; the seconds that it took."""
         began = monotonic()
-        eventually(
-            lambda: all(set(held(client)) == expected for client in self.clients),
-            timeout,
-            f"{expected}, in both",
-        )
+        eventually(lambda: self.hold(expected), timeout, f"{expected}, in both")
         return monotonic() - began
+
+    def hold(self, expected: set[str]) -> bool:
+        """Whether both hold just these backends."""
+        return all(set(held(client)) == expected for client in self.clients)
 
     def errors(self) -> list[str | None]:
         """What the resolvers say is wrong."""
@@ -129,14 +129,14 @@ def test_etcd_is_killed_and_comes_back(own_etcd: Own, both: Both, fleet: list[Ba
     both.open(etcd.target("api"), 2)
     with both.load():
         etcd.members[0].kill()
-        eventually(lambda: all(both.errors()), 10, "the outage is noticed")
+        eventually(lambda: all(both.errors()), 20, "the outage is noticed")
         time.sleep(1)
-        assert both.follow(two, 1) < 1
+        assert both.hold(two)
         etcd.members[0].start()
         etcd.members[0].wait_leader()
         put(etcd, c)
         both.follow(two | {c.address}, 3 * SLACK)
-    assert both.errors() == [None, None]
+        eventually(lambda: both.errors() == [None, None], 20, "no error any more")
 
 
 def test_a_compaction_while_away_with_a_delete_and_an_add_in_the_gap(
@@ -152,7 +152,7 @@ def test_a_compaction_while_away_with_a_delete_and_an_add_in_the_gap(
         with both.load():
             proxy.set_backends([])
             proxy.drop()
-            eventually(lambda: all(both.errors()), 10, "the outage is noticed")
+            eventually(lambda: all(both.errors()), 20, "the outage is noticed")
             etcd.api.delete("api/b")
             put(etcd, c)
             etcd.api.compact()
@@ -189,7 +189,7 @@ def test_a_member_that_stands_still(own_etcd: Own, both: Both, fleet: list[Backe
         frozen.resume()
 
 
-@pytest.mark.expect_log("trying again")
+@pytest.mark.expect_log("trying again", "could not be deregistered")
 def test_the_leader_of_three_is_killed_and_then_the_quorum(
     own_etcd: Own, both: Both, connect_sync: Connect, fleet: list[Backend]
 ) -> None:
@@ -198,7 +198,7 @@ def test_the_leader_of_three_is_killed_and_then_the_quorum(
     a, b, c, d = fleet
     put(etcd, a, b)
     target = etcd.target("api")
-    with grpclb.etcd.SyncRegistration(target, c.address, ttl=6) as registration:
+    with grpclb.etcd.SyncRegistration(target, c.address, ttl=10) as registration:
         lease = registration.lease
         both.open(target, 3)
         with both.load():
@@ -208,9 +208,10 @@ def test_the_leader_of_three_is_killed_and_then_the_quorum(
             one.api.put("api/d", d.address)
             everyone = {backend.address for backend in fleet}
             both.follow(everyone, 10 * SLACK)
-            eventually(lambda: registration.error is None, 10)
-            time.sleep(2.5)  # a keepalive comes, at one of the two
-            assert (registration.lease, registration.state.value) == (lease, "registered")
+            assert lease is not None
+            one.api.wait_kept_alive(lease)  # by a request to one of the two
+            eventually(lambda: registration.state.value == "registered", 20)
+            assert registration.lease == lease
             other.kill()
             eventually(lambda: all(both.errors()), 6 * SLACK, "no quorum is noticed")
             began = monotonic()
@@ -219,7 +220,7 @@ def test_the_leader_of_three_is_killed_and_then_the_quorum(
             assert monotonic() - began < 3 * SLACK
             assert "no quorum" in snapshot(late)["resolver"]["note"]
             assert set(held(late)) == everyone
-            assert both.follow(everyone, 1) < 1
+            assert both.hold(everyone)
             other.start()
             one.wait_leader()
             one.api.delete("api/d")
@@ -262,12 +263,12 @@ def test_tokens_that_expire_and_restarts_between_puts(
         member.start()
         before = member.api.authentications()
         eventually(
-            lambda: all("auth" in (error or "") for error in both.errors()), 10, "an error state"
+            lambda: all("auth" in (error or "") for error in both.errors()), 20, "an error state"
         )
         time.sleep(3)
         # Two clients, 0.25 s, 0.4 s, 0.64 s ... between their tries.
         assert member.api.authentications() - before <= 2 * 8
-        assert both.follow({a.address, b.address}, 1) < 1, "the last list is kept"
+        assert both.hold({a.address, b.address}), "the last list is kept"
         expect_log("authentication failed")
 
 

@@ -11,10 +11,13 @@ import json
 import re
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+_PATIENCE = 10.0  # seconds for one answer
 
 
 class ApiError(Exception):
@@ -63,7 +66,7 @@ class Api:
             f"{self._url}/v3/{path}", json.dumps(body).encode(), headers, method="POST"
         )
         try:
-            with self._opener().open(request, timeout=5) as response:
+            with self._opener().open(request, timeout=_PATIENCE) as response:
                 answer: dict[str, Any] = json.loads(response.read().splitlines()[0])
                 return answer
         except urllib.error.HTTPError as error:
@@ -131,7 +134,7 @@ class Api:
         create = {"key": _coded(key), "start_revision": revision}
         body = json.dumps({"create_request": create}).encode()
         request = urllib.request.Request(f"{self._url}/v3/watch", body, method="POST")
-        with self._opener().open(request, timeout=5) as response:
+        with self._opener().open(request, timeout=_PATIENCE) as response:
             response.readline()
             answer: dict[str, Any] = json.loads(response.readline())["result"]
             return answer
@@ -148,12 +151,25 @@ class Api:
     def revoke(self, lease: int) -> None:
         self.call("lease/revoke", ID=lease)
 
+    def remaining(self, lease: int) -> int:
+        """Whole seconds until it ends, unless it is kept alive; -1 if it is gone."""
+        return int(self.call("lease/timetolive", ID=lease)["TTL"])
+
+    def wait_kept_alive(self, lease: int, within: float = 20.0) -> None:
+        """Until somebody keeps it alive, from now on: until its time is longer than it has been."""
+        end, least = time.monotonic() + within, float("inf")
+        while (left := self.remaining(lease)) <= least:
+            least = left
+            if left < 0 or time.monotonic() > end:
+                raise AssertionError(f"lease {lease} was not kept alive; {left} s left")
+            time.sleep(0.05)
+
     def leases(self) -> set[int]:
         return {int(lease["ID"]) for lease in self.call("lease/leases").get("leases", ())}
 
     def authentications(self) -> int:
         """Authenticate calls that this member has answered since it was started."""
-        with self._opener().open(f"{self._url}/metrics", timeout=5) as response:
+        with self._opener().open(f"{self._url}/metrics", timeout=_PATIENCE) as response:
             text = response.read().decode()
         lines = re.findall(
             r'^grpc_server_started_total{.*"Authenticate".*} (\d+)$', text, re.MULTILINE

@@ -32,11 +32,16 @@ _PATIENCE = 30.0
 ROOT, PASSWORD = "root", "integration"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def reserved_port() -> tuple[socket.socket, int]:
+    """A port that nobody else is given while the socket is open.
+
+    It does not listen, so that a server may, which names the port and sets SO_REUSEADDR, as Go's
+    do; whoever connects is refused until then.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder, holder.getsockname()[1]
 
 
 class Member:
@@ -142,7 +147,10 @@ class Cluster:
             for name, text in (("ca", tls.pem), ("cert", pair["cert"]), ("key", pair["key"])):
                 (self._dir / f"{name}.pem").write_text(text or "")
         self.scheme = "http" if tls is None else "https"
-        ports = [(f"m{i}", free_port(), free_port()) for i in range(members)]
+        reserved = [reserved_port() for _ in range(2 * members)]
+        self._holders = [holder for holder, _ in reserved]
+        numbers = iter(port for _, port in reserved)
+        ports = [(f"m{i}", next(numbers), next(numbers)) for i in range(members)]
         self._peers = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, _, peer in ports)
         self.members = [self._member(*ports_of) for ports_of in ports]
         self.api = self.members[0].api
@@ -159,6 +167,9 @@ class Cluster:
             # A member alone elects itself at once; three on a busy machine need more patience.
             "--heartbeat-interval", "100" if many else "10",
             "--election-timeout", "1000" if many else "100",
+            # What is written outlives the process, and more is not asked of it; a disk that others
+            # keep busy would take seconds for each write.
+            "--unsafe-no-fsync",
         ]  # fmt: skip
         if self.tls is not None:
             command += ["--cert-file", str(self._dir / "cert.pem")]
@@ -220,6 +231,8 @@ class Cluster:
     def close(self) -> None:
         for member in self.members:
             member.kill()
+        for holder in self._holders:
+            holder.close()
         shutil.rmtree(self._dir, ignore_errors=True)
 
     def __enter__(self) -> Self:
