@@ -36,4 +36,5 @@ def seconds_to_first_answer(backend: str, silent: str, delay_ms: int) -> float:
 def test_the_delay_before_the_next_address(silent: str) -> None:
     with Backend.start() as backend:
         assert seconds_to_first_answer(backend.address, silent, 1200) >= 1.2
-        assert seconds_to_first_answer(backend.address, silent, 100) < 1.1
+        # Not each time on a loaded machine; with the delay ignored, never.
+        assert any(seconds_to_first_answer(backend.address, silent, 100) < 1.1 for _ in range(5))

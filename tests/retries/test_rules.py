@@ -265,11 +265,13 @@ def test_hedged_attempts_are_listed_oldest_first(
     rpc = stack.begin(channel, kind, _request(stack, kind), metadata=metadata)
     records = rpc.end().attempts
     cancelled = grpc.StatusCode.CANCELLED
-    assert [record.code for record in records] == [cancelled, cancelled, OK]
+    codes = [record.code for record in records]
+    # The third one to reach a server wins, which need not be the third one that was sent.
+    assert sorted(codes, key=codes.count) == [OK, cancelled, cancelled]
     begun = [record.begun for record in records]
     assert begun == sorted(begun)
     eventually(lambda: servers.cancelled.count(name) == 2)
-    assert rpc.attempts() == [cancelled, cancelled, OK], "the losers' ends add nothing"
+    assert rpc.attempts() == codes, "the losers' ends add nothing"
 
 
 def test_the_error_of_a_hedged_rpc_shows_all_attempts(stack: Stack, servers: Scripted) -> None:

@@ -59,6 +59,11 @@ class Row:
         return "perAttemptRecvTimeout" in self.policy.get("retryPolicy", ())
 
     @property
+    def warm(self) -> bool:
+        """Whether all backends must be ready before: there have to be others to go to."""
+        return self.hurried or self.attempts > 1
+
+    @property
     def most(self) -> int:
         """Attempts on a machine that is slow: what another one is given may not be enough."""
         hedging = self.policy.get("hedgingPolicy", {})
@@ -178,6 +183,10 @@ def _config(row: Row) -> dict[str, Any]:
     return {"methodConfig": [{"name": [{}], **row.policy}], **row.config}
 
 
+def _are_ready(channel: Any) -> bool:
+    return all(s["state"] == "READY" for s in channel.debug_snapshot()["subchannels"])
+
+
 def _check(row: Row, kind: str, servers: Scripted, key: str, seen: tuple[Any, Any, Any]) -> None:
     code, messages, attempts = seen
     assert code is row.code
@@ -225,8 +234,8 @@ def test_sync(row: Row, kind: str, future: bool, servers: Scripted) -> None:
         servers.target, options=row.options, service_config=_config(row)
     )
     with channel:
-        if row.hurried:
-            eventually(lambda: _answers(channel), timeout=30)
+        if row.warm:
+            eventually(lambda: _answers(channel) and _are_ready(channel), timeout=30)
         seen = _sync(channel, kind, row, metadata, future=future)
     _check(row, kind, servers, key, seen)
 
@@ -269,7 +278,7 @@ def test_aio(row: Row, kind: str, write: bool, servers: Scripted) -> None:
             servers.target, options=row.options, service_config=_config(row)
         )
         async with channel:
-            while row.hurried and not await _answers_aio(channel):
+            while row.warm and not (await _answers_aio(channel) and _are_ready(channel)):
                 pass
             return await _aio(channel, kind, row, metadata, write)
 
