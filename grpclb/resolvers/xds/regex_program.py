@@ -25,7 +25,7 @@ from grpclb.resolvers.xds.regex_parser import (
 )
 
 MAX_PLACES = 4_096  # as a pattern may have characters
-_MAX_WORK = 10_000  # parts of the pattern, repeated ones as often as they are
+_MAX_WORK = 20_000  # to lay it out: parts, and ways from one to the next; some 50 ms
 # A step asks each branch with a number of a bit per place. Some 5 ms for 1,000 steps: the usual
 # pattern for IPv6 addresses needs two thirds of it, and those for paths a hundredth.
 _MAX_COST = 2**17
@@ -101,9 +101,7 @@ class _Layout:
         self._work = 0
 
     def build(self, tree: Tree) -> _Part:
-        self._work += 1
-        if self._work > _MAX_WORK:
-            raise RegexError(f"needs more than {_MAX_WORK} states")
+        self._works(1)
         match tree:
             case Chars(ranges):
                 return self._chars(ranges)
@@ -116,6 +114,11 @@ class _Layout:
             case Repeat():
                 return self._repeat(tree)
         assert_never(tree)
+
+    def _works(self, much: int) -> None:
+        self._work += much
+        if self._work > _MAX_WORK:
+            raise RegexError(f"needs more than {_MAX_WORK} steps to lay out")
 
     def _chars(self, ranges: Ranges) -> _Part:
         place = len(self.follow)
@@ -145,6 +148,7 @@ class _Layout:
 
     def _link(self, places: int, after: int) -> None:
         if after:
+            self._works(places.bit_count())
             for place in _bits(places):
                 self.follow[place] |= after
 
