@@ -108,7 +108,8 @@ def load_bootstrap(source: Source | None, environ: Mapping[str, str] = os.enviro
             return _parse(dict(source), "bootstrap")
         case str() if source.lstrip("\ufeff \t\r\n").startswith("{"):
             return _parse(_decode(source, "bootstrap"), "bootstrap")
-        case str() if _is_json(source) and not os.path.lexists(source):
+        # Text that was spoilt on its way is not told as a path, which would be all of it.
+        case str() if ("{" in source or _is_json(source)) and not os.path.lexists(source):
             raise BootstrapError(
                 f"xds: bootstrap: expected a JSON object or the path of a file, got {source!r:.80}"
             )

@@ -86,6 +86,14 @@ def test_the_node_s_metadata_is_not_printed() -> None:
     assert found != load_bootstrap({**GOOD, "node": {"id": "n"}})
 
 
+@pytest.mark.parametrize("spoil", ["'{}'", "json:{}", "[{}]"])
+def test_a_spoilt_text_is_not_printed_as_if_it_were_a_path(spoil: str) -> None:
+    text = json.dumps({**GOOD, "node": {"id": "n", "metadata": {"token": "canary"}}})
+    with pytest.raises(BootstrapError, match="expected a JSON object or the path") as caught:
+        load_bootstrap(spoil.format(text))
+    assert "canary" not in str(caught.value)
+
+
 def test_from_a_dict_a_text_a_path_and_itself(tmp_path: Path) -> None:
     path = tmp_path / "bootstrap.json"
     path.write_text(json.dumps(GOOD))
