@@ -53,7 +53,7 @@ def test_five_servers_restart_one_by_one(connect: Connect, launch: Launch) -> No
             eventually(lambda: old.address not in held(client))  # noqa: B023
             # What preStop is for: a server that is told to stop in the moment in which an RPC
             # arrives may answer CANCELLED, whoever the client is.
-            time.sleep(0.3)
+            time.sleep(0.6)
             old.stop(5)
         load.wait(700)
         during = load.since(began)
@@ -105,7 +105,8 @@ def test_ten_seconds_without_any_backend(connect: Connect, launch: Launch) -> No
     for backend in backends:
         backend.kill()
     killed = monotonic()
-    eventually(lambda: set(states(client)) == {"TRANSIENT_FAILURE"}, what="both known to be down")
+    down = {"TRANSIENT_FAILURE"}
+    eventually(lambda: set(states(client)) == down, 20, "both known to be down")
     waiting = [client.start(wait_for_ready=True, timeout=40) for _ in range(20)]
     quick: list[Result] = []
     while monotonic() < killed + 10:

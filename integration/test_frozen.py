@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.fixtures import Launch
-from tests.faults.harness import Connect, eventually, failures, wait_ready
+from tests.faults.harness import Connect, eventually, failures, states, wait_ready
 from tests.support.backend import Backend, steer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -42,10 +42,10 @@ def test_a_frozen_backend_is_left_by_those_that_come_later(
     good, bad = launch("good", "bad")
     client = connect(f"ipv4:{good.address},{bad.address}", options=KEEPALIVE)
     wait_ready(client, 2)
-    with client.load(4, metadata=steer(delay_ms=10), timeout=1) as load:
+    with client.load(4, metadata=steer(delay_ms=10), timeout=3) as load:
         load.wait(50)
         bad.pause()
-        time.sleep(3 * BOUND)
+        eventually(lambda: states(client).count("READY") == 1, 3 * BOUND, "that it is frozen")
         since = monotonic()
         load.wait(200)
     assert load.codes["DEADLINE_EXCEEDED"] + load.codes["UNAVAILABLE"] > 0, "the fault was real"

@@ -135,7 +135,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[grpclb.Resolve
         client.close()
 
 
-def settle(client: Any, expected: set[str], within: float = 10.0) -> float:
+def settle(client: Any, expected: set[str], within: float = 30.0) -> float:
     """Call until just `expected` answer, evenly; the seconds that it took."""
     began = time.monotonic()
     while True:
@@ -191,20 +191,19 @@ def test_a_life_of_a_service(
 def test_what_an_rpc_is_told(
     server: TlsServer, connect: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server.do(lambda api: api.fail_next("list", *[Fault(403)] * 9))
     files = server.write_files(tmp_path)
+    # Other files, as channels of one loop with the same credentials share their watch.
+    (tmp_path / "other.crt").write_bytes(trustme.CA().cert_pem.bytes())
+    stranger = {**files, "ca_file": str(tmp_path / "other.crt")}
+    with pytest.raises(grpc.RpcError, match="certificate is not accepted"):
+        connect(grpclb.kubernetes.resolver(TARGET, **stranger)).calls(1)
+    assert server.do(lambda api: len(api.requests)) == 0
+    server.do(lambda api: api.fail_next("list", *[Fault(403)] * 30))
     with pytest.raises(grpc.RpcError) as error:
         connect(grpclb.kubernetes.resolver(TARGET, **files)).calls(1)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "(403)" in str(error.value)
     assert "verbs: [get, list, watch]" in str(error.value)
-    # Other files, as channels of one loop with the same credentials share their watch.
-    (tmp_path / "other.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    files["ca_file"] = str(tmp_path / "other.crt")
-    requests = server.do(lambda api: len(api.requests))
-    with pytest.raises(grpc.RpcError, match="certificate is not accepted"):
-        connect(grpclb.kubernetes.resolver(TARGET, **files)).calls(1)
-    assert server.do(lambda api: len(api.requests)) - requests <= 2  # of the first channel
 
 
 def test_a_backend_with_another_name_gets_no_call(
@@ -236,10 +235,10 @@ async def test_5000_endpoints_in_50_slices_over_tls(server: TlsServer, tmp_path:
         return True
 
     task = asyncio.create_task(resolver.run(update))
-    state = await asyncio.wait_for(told.get(), 20)
+    state = await asyncio.wait_for(told.get(), 50)
     assert len(state.endpoints) == 5_000
     server.do(lambda api: api.delete("s-49"))
-    state = await asyncio.wait_for(told.get(), 20)
+    state = await asyncio.wait_for(told.get(), 50)
     assert len(state.endpoints) == 4_900
     task.cancel()
     await asyncio.wait([task])
@@ -263,7 +262,7 @@ def test_channels_that_come_and_go_leave_nothing(
         assert client.calls(2) == {_IPS[0]: 2}
         client.close()
         del client
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while (left := (server.do(lambda api: api.watching), ours() - before)) != (0, 0):
         assert time.monotonic() < end, left
         time.sleep(0.01)

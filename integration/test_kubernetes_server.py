@@ -165,7 +165,7 @@ class Client:
         last = self.told[-1].endpoints
         return last.details if isinstance(last, Status) else addresses(last)
 
-    async def until(self, condition: Callable[[], object], within: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], within: float = 30.0) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + within
         while not condition():
@@ -279,7 +279,7 @@ async def test_a_watch_that_ends_in_its_time_goes_on(
 async def test_a_service_that_is_not_there(cluster: Cluster) -> None:
     await act(cluster.add_service)
     async with client_of(cluster, "web") as client:
-        await client.until(lambda: client.told, 5)
+        await client.until(lambda: client.told)
         assert f"there is no Service 'web' in namespace {cluster.namespace!r}" in client.now
 
 
@@ -287,7 +287,7 @@ async def test_a_service_that_is_not_there(cluster: Cluster) -> None:
 async def test_a_service_without_pods(cluster: Cluster) -> None:
     await act(cluster.add_service)
     async with client_of(cluster) as client:
-        await client.until(lambda: client.told, 5)
+        await client.until(lambda: client.told)
         assert client.now == set()
         assert "has no EndpointSlices" in client.told[0].note
 
@@ -296,12 +296,12 @@ async def test_403_and_401(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("wrong-token")
     wrong = {**cluster.access, "token_file": str(tmp_path / "wrong")}
     async with client_of(cluster, access=wrong) as client:
-        await client.until(lambda: client.told, 5)
+        await client.until(lambda: client.told)
         assert "does not accept the token" in client.now
     limited = cluster.forbidden()
     if limited is None:
         return
     async with client_of(cluster, access=limited) as client:
-        await client.until(lambda: client.told, 5)
+        await client.until(lambda: client.told)
         assert "(403)" in client.now
         assert "verbs: [get, list, watch]" in client.now
