@@ -196,16 +196,18 @@ class AdsSession:
     async def _talk(self, server: int, serial: int) -> bool:
         """Carry responses to the machine; True: one could not be read."""
         config = self._servers[server]
-        credentials = await config.credentials.load(config.uri)
+        options: tuple[tuple[str, int], ...] = _OPTIONS
+        patience: float | None = None
+        if self._machine.hasty(server):
+            patience_ms = max(_ALL_FIRST_MS // len(self._servers), _LEAST_FIRST_MS)
+            options += (("grpc.min_reconnect_backoff_ms", patience_ms),)
+            patience = patience_ms / 1000
+        credentials = await config.credentials.load(config.uri, patience)
 
         def sent() -> None:
             self._machine.sent(server, serial, self._loop.time())
             self._set_timer()
 
-        options: tuple[tuple[str, int], ...] = _OPTIONS
-        if self._machine.hasty(server):
-            patience = max(_ALL_FIRST_MS // len(self._servers), _LEAST_FIRST_MS)
-            options += (("grpc.min_reconnect_backoff_ms", patience),)
         channel = ControlChannel(config.uri, credentials, options)
         self._channels.add(channel)
         try:

@@ -37,15 +37,16 @@ class Credentials:
 
             google_default.require()
 
-    async def load(self, uri: str) -> grpc.ChannelCredentials | None:
+    async def load(self, uri: str, patience: float | None = None) -> grpc.ChannelCredentials | None:
         """For grpcio and the server at `uri`; None: no TLS. Raises BootstrapError.
 
-        From the files and Google's credentials as they are now.
+        From the files and Google's credentials as they are now; `patience` is how many seconds
+        those may take to be found, None for as long as it takes where nobody answers.
         """
         if self.kind == INSECURE:
             return None
         if self.kind == GOOGLE_DEFAULT:
-            return await _google_default(uri)
+            return await _google_default(uri, _PATIENCE if patience is None else patience)
         try:
             roots, key, chain = (
                 read_file(path) if path else None
@@ -56,7 +57,7 @@ class Credentials:
         return grpc.ssl_channel_credentials(roots, key, chain)
 
 
-async def _google_default(uri: str) -> grpc.ChannelCredentials:
+async def _google_default(uri: str, patience: float) -> grpc.ChannelCredentials:
     """On a thread: it may run gcloud, or ask a metadata server that is not there."""
 
     def find() -> grpc.ChannelCredentials:
@@ -65,8 +66,8 @@ async def _google_default(uri: str) -> grpc.ChannelCredentials:
         return google_default.find(uri)
 
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(patience):
             return await off_loop(find)
     except TimeoutError:
-        problem = f"nothing found within {_PATIENCE:g} s"
+        problem = f"nothing found within {patience:g} s"
         raise BootstrapError(f"xds: google_default credentials: {problem}") from None
