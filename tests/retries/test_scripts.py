@@ -154,7 +154,7 @@ ROWS = [
         "an attempt that takes too long",
         ({"delay": 3},),
         2,
-        policy=retried(perAttemptRecvTimeout="0.3s"),
+        policy=retried(perAttemptRecvTimeout="0.6s"),
     ),
     Row(
         "an attempt that takes too long, not listed",
