@@ -137,6 +137,12 @@ def test_a_healthy_target(shell: Shell, patient: str) -> None:
     assert end == "No problem found."
 
 
+def test_a_misspelt_field_of_a_service_config_is_named(shell: Shell, patient: str) -> None:
+    found = shell("doctor", patient, "--service-config", '{"loadBalancingConfg": []}')
+    assert found.code == 0
+    assert "; nothing reads $.loadBalancingConfg (the default)" in found.out
+
+
 def test_a_target_of_many_backends_names_each_problem_once(shell: Shell, patient: str) -> None:
     with servers.closed_port() as one, servers.closed_port() as other:
         found = shell("doctor", f"ipv4:{one},{patient},{other}", "--json").json
