@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-_PATIENCE = 10.0  # seconds for one answer
+_PATIENCE = 20.0  # seconds for one answer
 
 
 class ApiError(Exception):

@@ -170,6 +170,8 @@ class Cluster:
             # What is written outlives the process, and more is not asked of it; a disk that others
             # keep busy would take seconds for each write.
             "--unsafe-no-fsync",
+            # Nor are its passwords to be kept from anyone: a hash took seconds on a busy machine.
+            "--bcrypt-cost", "4",
         ]  # fmt: skip
         if self.tls is not None:
             command += ["--cert-file", str(self._dir / "cert.pem")]
