@@ -377,7 +377,7 @@ def test_a_channel_closes_in_bounded_time_while_the_loop_is_blocked(
     channel.close()
     took = time.monotonic() - before
     freed.set()
-    assert took < 1
+    assert took < 3
     assert thread is not None
     thread.join(5)
     assert not thread.is_alive()

@@ -177,4 +177,4 @@ def test_a_deadline_ends_the_wait_for_a_backend(connect: Connect) -> None:
     result = client.call(timeout=0.3, wait_for_ready=True)
     assert result.code.name == "DEADLINE_EXCEEDED"
     assert "manual:///api" in result.details
-    assert 0.29 < result.seconds < 1.5
+    assert 0.29 < result.seconds < 3

@@ -195,7 +195,7 @@ async def _(world: World) -> Any:
     change = asyncio.ensure_future(channel.wait_for_state_change(IDLE))
     await asyncio.sleep(0.02)
     await channel.close()
-    return await attempting(asyncio.wait_for(change, 2))
+    return await attempting(asyncio.wait_for(change, 10))
 
 
 @row("aio: arguments of the factories")

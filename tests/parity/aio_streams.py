@@ -106,9 +106,9 @@ async def _(world: World) -> Any:
 async def _(world: World) -> Any:
     async with world.aio() as channel:
         metadata = steer(responses=50, gap_ms=100)
-        call = _call(channel, "us", metadata=metadata, timeout=0.25)
+        call = _call(channel, "us", metadata=metadata, timeout=0.6)
         first = await attempting(call.read())
-        second = await attempting(_call(channel, "us", metadata=metadata, timeout=0.15).read())
+        second = await attempting(_call(channel, "us", metadata=metadata, timeout=0.6).read())
         while "returned" in (last := await attempting(call.read())):
             pass
         return [first, second, last, call.time_remaining() <= 0]

@@ -86,7 +86,7 @@ def _(world: World) -> Any:
 @row("sync us: deadline in the middle")
 def _(world: World) -> Any:
     with world.channel() as channel:
-        call = stub(channel, "us")(b"x", metadata=steer(responses=50, gap_ms=100), timeout=0.25)
+        call = stub(channel, "us")(b"x", metadata=steer(responses=50, gap_ms=100), timeout=0.6)
         first = attempt(next, call)
         return [first, attempt(lambda: list(call) and None), view(call)]
 

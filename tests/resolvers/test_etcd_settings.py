@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(ValueError, match=f"etcd: ca: .*{problem}"):
             EtcdSettings.of("a", ca=tmp_path / name)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5  # not for ever
     assert EtcdSettings.of("a", ca=str(tmp_path / "good")).pem()[0] == PEM
 
 
