@@ -24,6 +24,7 @@ from tests.faults.harness import (
     Client,
     Connect,
     calls_on,
+    eventually,
     failures,
     wait_ready,
 )
@@ -74,9 +75,13 @@ def over_tls(
 
 
 def assert_refused(client: Client, backends: list[Backend], reason: str) -> None:
-    result = client.call(timeout=10)
-    assert result.code.name == "UNAVAILABLE"
-    assert reason.lower() in result.details.lower(), result.details
+    def details() -> str:
+        result = client.call(timeout=10)
+        assert result.code.name == "UNAVAILABLE"
+        return result.details.lower()
+
+    # A busy machine may learn the reason only after the first RPC has failed.
+    eventually(lambda: reason.lower() in details(), 10, reason, every=0.1)
     assert sum(calls_on(backends)) == 0
 
 
