@@ -56,6 +56,7 @@ _NOT_STARTED = "the RPC could not be started: %r"
 # What grpc.aio calls a write that failed, until it knows the status that the server gave.
 _INTERNAL_ERROR = "Internal error from Core"
 _STATUS_LOOKS, _STATUS_LOOK_EVERY = 50, 0.002
+_HEADERS_LOOK_EVERY = 0.01
 
 
 class RetriedCall(ClientCall):
@@ -357,6 +358,7 @@ class RetriedCall(ClientCall):
 
     async def initial_metadata(self) -> Any:
         while True:
+            await self._headers_of_a_copy()
             inner = await self._arrived()
             found = await inner.initial_metadata()
             if self._inner is not inner:
@@ -365,6 +367,18 @@ class RetriedCall(ClientCall):
             if one is not None and not inner.done():
                 self._commit(one)
             return found
+
+    async def _headers_of_a_copy(self) -> None:
+        """Of hedged copies the first one with headers is the RPC. grpcio does not tell of them."""
+        while self._hedged and self._inner is None:
+            for one in tuple(self._tries.values()):
+                inner = one.inner
+                if inner is not None and not inner.done() and headers_of(inner) is not None:
+                    self._commit(one)
+            if self._inner is None:
+                if self._arrival is None or self._arrival.done():
+                    self._arrival = asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._arrival,), timeout=_HEADERS_LOOK_EVERY)
 
     def cancel(self) -> bool:
         if self._final:

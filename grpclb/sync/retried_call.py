@@ -52,6 +52,7 @@ from grpclb.sync.tries import Try, attempt_timed_out, is_too_large, with_attempt
 
 _STALE_WAIT = 0.02
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
+_HEADERS_LOOK_EVERY = 0.01
 _NOT_STARTED = "the RPC could not be started: %r"
 
 
@@ -417,6 +418,20 @@ class RetriedCall(ClientCall):
 
     # -- what ClientCall does otherwise ------------------------------------------------------------
 
+    def initial_metadata(self) -> Any:
+        while self._hedged and self._inner is None:
+            self._look_for_headers()
+        return super().initial_metadata()
+
+    def _look_for_headers(self) -> None:
+        """Of hedged copies the first one with headers is the RPC. grpcio does not tell of them."""
+        with self._arrival:
+            serial = next((s for s, t in self._tries.items() if _has_headers(t)), None)
+            if serial is None:
+                self._arrival.wait_for(lambda: self._inner is not None, _HEADERS_LOOK_EVERY)
+                return
+        self.commit_to(serial)
+
     def cancel(self) -> bool:
         inner = self._inner
         if inner is not None and inner.done():
@@ -457,6 +472,11 @@ def on_existing(
     call = reference()
     if call is not None:
         method(call, *arguments)
+
+
+def _has_headers(one: Try) -> bool:
+    running = one.inner is not None and not (one.ended or one.cancelled or one.inner.done())
+    return running and headers_of(one.inner) is not None
 
 
 def _try_ended(

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-Step = dict[str, Any]  # code, push, delay, messages; empty: echo
+Step = dict[str, Any]  # code, push, delay, headers, messages; empty: echo
 
 
 class Scripted:
@@ -87,6 +87,8 @@ class _Run:
                 ended.set()
 
         context.add_callback(over)
+        if "headers" in step:
+            context.send_initial_metadata(step["headers"])
         if self._kind.endswith("stream"):
             return self._stream(step, request, context, ended, key)
         return self._unary(step, request, context, ended, key)

@@ -42,6 +42,10 @@ class Rpc(Protocol):
         """Read what comes, and say how it ended."""
         ...
 
+    def headers(self) -> tuple[Any, ...]:
+        """Its initial metadata, waiting for it."""
+        ...
+
     def cancel(self) -> bool: ...
 
     def done(self) -> bool: ...
@@ -101,6 +105,9 @@ class SyncRpc:
             return _failed(error, messages, error.details())
         assert self.call.code() is grpc.StatusCode.OK, "it failed, and raised nothing"
         return End(self.call.code(), tuple(messages), "", grpclb.attempts(self.call))
+
+    def headers(self) -> tuple[Any, ...]:
+        return tuple(self.call.initial_metadata())
 
     def cancel(self) -> bool:
         return bool(self.call.cancel())
@@ -173,6 +180,9 @@ class AioRpc:
             return _failed(error, messages, error.details())
         assert await self.call.code() is grpc.StatusCode.OK, "it failed, and raised nothing"
         return End(await self.call.code(), tuple(messages), "", grpclb.attempts(self.call))
+
+    def headers(self) -> tuple[Any, ...]:
+        return tuple(self._loop.run(self.call.initial_metadata(), LIMIT))
 
     def cancel(self) -> bool:
         return bool(self._loop.call(self.call.cancel))

@@ -52,6 +52,18 @@ def test_the_losers_of_hedging_are_cancelled_on_their_servers(
     assert len(servers.attempts_of(name)) == 3
 
 
+def test_headers_alone_decide_for_a_hedged_copy(stack: Stack, servers: Scripted) -> None:
+    """The client has nothing to send before it has them."""
+    name, gate = key(), threading.Event()
+    channel = stack.open(servers.target, service_config=config("hedge"))
+    metadata = servers.script(name, {"delay": 10}, {"headers": [("by", "second")]}, {"delay": 10})
+    rpc = stack.begin(channel, "stream_stream", stack.requests([], gate), metadata=metadata)
+    assert ("by", "second") in rpc.headers()
+    eventually(lambda: servers.cancelled.count(name) == len(servers.attempts_of(name)) - 1)
+    gate.set()
+    assert rpc.end().code is OK
+
+
 def test_servers_are_not_told_of_previous_attempts(stack: Stack, servers: Scripted) -> None:
     """We send `grpc-previous-rpc-attempts`; C-core takes it out while its own retries are on."""
     name = key()
