@@ -13,7 +13,7 @@ import logging
 import weakref
 from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,15 +27,18 @@ from grpclb.aio.errors import (
 from grpclb.aio.pick import Seen, Unselected, pick_now, transport_of, wait_for_pick
 from grpclb.aio.subchannel import AioTransport
 from grpclb.control.arguments import check_options
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import MethodHandle
 from grpclb.control.selecting import select
 from grpclb.core.address import Address
 from grpclb.core.balancer import NO_ATTRIBUTES, CallOutcome, Pick, PickInfo
 from grpclb.core.config_selector import Selection
+from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 
 _LOG = logging.getLogger("grpclb.call")
+NOT_STARTED = "the RPC could not be started: %r"
 DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _NOBODY: frozenset[Address] = frozenset()
@@ -67,9 +70,27 @@ arguments_of: Callable[[tuple[Any, ...]], CallArguments]
 arguments_of = functools.partial(tuple.__new__, CallArguments)
 
 
-class ClientCall(grpc.aio.Call):
-    """What the four kinds of calls have in common."""
+class Retried(Protocol):
+    """Begin an RPC that has a policy (`aio.retry.start_retried`); it began at `began`."""
 
+    def __call__(
+        self,
+        engine: Engine,
+        method: MethodHandle,
+        config: ServiceConfig,
+        arguments: CallArguments,
+        began: float,
+    ) -> ClientCall: ...
+
+
+class ClientCall(grpc.aio.Call):
+    """What the four kinds of calls have in common.
+
+    An RPC that begins before it is known which config counts has `retried`. Should the config have
+    a policy for it, the call that this begins stands for the RPC.
+    """
+
+    retried: Retried | None = None
     _streams_requests = False
     # Most RPCs find a backend at once; what only the others need is not set for each.
     _arrival: asyncio.Future[None] | None = None
@@ -124,6 +145,32 @@ class ClientCall(grpc.aio.Call):
             if queued_at is not None:
                 self._take_timeout(queued_at)
         return True
+
+    def configure(self, queued_at: float) -> bool:
+        """Take what was not known when it began. False: nothing is left to be done here."""
+        published = self._engine.slot.current
+        unselected = published.selector is not None and self._arguments.selection is None
+        if unselected and not self.select(queued_at):
+            return False
+        retried = self.retried
+        if retried is None or not published.resolved:
+            return True
+        self.retried = None
+        config = published.config
+        method_config = self._method.config(config, self._arguments.selection)
+        wait_for_ready = method_config.applied(None, self._arguments.wait_for_ready)[1]
+        self._arguments = self._arguments._replace(wait_for_ready=wait_for_ready)
+        self._take_timeout(queued_at)
+        if self._engine.closed or not self._engine.retries.wanted(config, method_config):
+            return True
+        arguments = self._arguments
+        if self._streams_requests:
+            arguments = arguments._replace(request=None)  # they are written, by the user or by us
+        self._inner = inner = retried(self._engine, self._method, config, arguments, queued_at)
+        if self._arrival is not None:
+            self._announce(self._arrival)
+        inner.add_done_callback(functools.partial(_policy_over, weakref.ref(self)))
+        return False
 
     def end_with(self, status: Status) -> None:
         """It fails without having been sent."""
@@ -292,6 +339,12 @@ class ClientCall(grpc.aio.Call):
     async def wait_for_connection(self) -> None:
         await self._ask(lambda inner: inner.wait_for_connection())
 
+    @property
+    def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
+        """For `attempts`."""
+        inner = self._inner
+        return inner._grpclb_attempts if isinstance(inner, ClientCall) else ()
+
     def __del__(self) -> None:
         if self._final:
             return
@@ -318,11 +371,11 @@ async def find_backend(reference: Callable[[], ClientCall | None], seen: Seen | 
         if call is None:
             return
         engine, info, deadline = call._engine, call._info, call._deadline
-        wait_for_ready = call._arguments.wait_for_ready
+        wait_for_ready, cold = call._arguments.wait_for_ready, call.retried is not None
         del call
         try:
             result = await wait_for_pick(
-                engine, info, deadline, wait_for_ready, queued_at, seen=seen
+                engine, info, deadline, wait_for_ready, queued_at, seen=seen, cold=cold
             )
         except grpc.aio.UsageError:
             result = Status(grpc.StatusCode.CANCELLED, "Channel closed!")
@@ -332,8 +385,12 @@ async def find_backend(reference: Callable[[], ClientCall | None], seen: Seen | 
             return
         if not isinstance(result, Unselected):
             break
-        if not call.select(queued_at):
-            return
+        try:
+            if not call.configure(queued_at):
+                return
+        except Exception as error:  # a mistake in the arguments that is found only now
+            result = Status(grpc.StatusCode.INTERNAL, NOT_STARTED % error)
+            break
     if isinstance(result, Status):
         cancelled = result.code is grpc.StatusCode.CANCELLED
         call._end_locally(EndedCall(result, cancelled=cancelled))
@@ -342,8 +399,14 @@ async def find_backend(reference: Callable[[], ClientCall | None], seen: Seen | 
         call._take_timeout(queued_at)
         call._send(result)
     except Exception as error:  # a mistake in the arguments that grpcio finds only now
-        details = f"the RPC could not be started: {error!r}"
-        call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, details)))
+        call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, NOT_STARTED % error)))
+
+
+def _policy_over(reference: weakref.ref[ClientCall], inner: Any) -> None:
+    """The call to which the RPC was handed over is over."""
+    call = reference()
+    if call is not None and call._inner is inner and not call._final:
+        call._finish()
 
 
 def _ended(

@@ -80,6 +80,8 @@ class _MultiCallable:
             if engine.retries.wanted(config, method_config):
                 return start_retried(engine, method, config, arguments)
         call = self._call_type(engine, method, arguments)
+        if not published.resolved:
+            call.retried = start_retried
         call.start()
         return call
 

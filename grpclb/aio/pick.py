@@ -29,7 +29,7 @@ Seen: TypeAlias = tuple[Published, PickResult | None]
 
 
 class Unselected:
-    """There is a config selector, and it has not been asked yet."""
+    """There is a config, or a config selector, that the RPC has not been asked for yet."""
 
 
 class DroppedStatus(Status):
@@ -75,15 +75,18 @@ async def wait_for_pick(
     began: float,
     records: Sequence[AttemptRecord] = (),
     seen: Seen | None = None,
+    cold: bool = False,
 ) -> Pick | Status | Unselected:
     """A backend, once there is one; or the status with which the RPC ends without.
 
     `began` is when the RPC did, `records` are its attempts so far: for the error at the deadline.
-    `seen` is what the picker said to it just now.
+    `seen` is what the picker said to it just now. `cold`: it began before a config was known.
     """
     while True:
         published = engine.slot.current
         if published.selector is not None and info.attributes is NO_ATTRIBUTES:
+            return Unselected()
+        if cold and published.resolved:
             return Unselected()
         if seen is None:
             result = pick_now(published, info)

@@ -62,6 +62,8 @@ _HEADERS_LOOK_EVERY = 0.01
 class RetriedCall(ClientCall):
     """What the four kinds of retried or hedged calls have in common."""
 
+    began: float | None = None  # if that was before it was made
+
     def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
         super().__init__(engine, method, arguments)
         self._machine: CallAttempts
@@ -454,7 +456,7 @@ async def _search(reference: weakref.ref[RetriedCall], one: Try, seen: Seen | No
             return
         engine, info, deadline = call._engine, call._pick_info(), call._deadline
         wait_for_ready = call._arguments.wait_for_ready
-        began, records = call._tries[0].started, call._records
+        began, records = call.began or call._tries[0].started, call._records
         del call
         result = await wait_for_pick(engine, info, deadline, wait_for_ready, began, records, seen)
         seen = None

@@ -69,9 +69,13 @@ _CALLS: dict[str, type[RetriedCall]] = {
 
 
 def start_retried(
-    engine: Engine, method: MethodHandle, config: ServiceConfig, arguments: CallArguments
+    engine: Engine,
+    method: MethodHandle,
+    config: ServiceConfig,
+    arguments: CallArguments,
+    began: float | None = None,
 ) -> RetriedCall:
-    """Begin an RPC that has a policy (or is counted by a throttle)."""
+    """Begin an RPC that has a policy (or is counted by a throttle); it began at `began`."""
     method_config = method.config(config, arguments.selection)
     call_type = _CALLS[method.kind]
     request, timeout, metadata, credentials, wait_for_ready, compression, selected = arguments
@@ -88,6 +92,7 @@ def start_retried(
     )
     call = call_type(engine, method, arguments)
     call._method = method.with_bytes()
+    call.began = began
     if not legal_metadata(metadata):
         call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA)))
         return call

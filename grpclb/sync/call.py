@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -20,6 +20,7 @@ from grpclb.control.arguments import (
     kept,
     legal_metadata,
 )
+from grpclb.control.attempt_log import AttemptRecord
 from grpclb.control.channel_core import call_threadsafe
 from grpclb.control.failures import never_left, tell
 from grpclb.control.method import STREAM_UNARY, UNARY_UNARY, MethodHandle
@@ -30,7 +31,12 @@ from grpclb.core.service_config import ServiceConfig
 from grpclb.core.status import Status
 from grpclb.sync.arguments import CallArguments, serialized
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import LOCALLY_CANCELLED, CancelledWhileWaiting, RpcFailure
+from grpclb.sync.errors import (
+    CHANNEL_CLOSED,
+    LOCALLY_CANCELLED,
+    CancelledWhileWaiting,
+    RpcFailure,
+)
 from grpclb.sync.pick import Seen, failure_of, pick_now, transport_of
 from grpclb.sync.requests import Requests
 from grpclb.sync.subchannel import SyncTransport
@@ -40,12 +46,30 @@ _STALE_WAIT = 0.02
 _DROPPED = CallOutcome(grpc.StatusCode.CANCELLED)
 
 
+class Beside(Protocol):
+    """Begin an RPC that has a policy (`sync.retry.beside`); it began at `began`."""
+
+    def __call__(
+        self,
+        engine: Engine,
+        method: MethodHandle,
+        config: ServiceConfig,
+        arguments: CallArguments,
+        began: float,
+    ) -> ClientCall: ...
+
+
 class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
     """The call object of `.future()` and of streams; raised itself as the error, as in grpcio.
 
     `_inner` is what stands for the RPC now: grpcio's call object, or an RpcFailure. It is None
     while a backend is looked for, and replaced when an attempt turns out never to have left.
+
+    An RPC that begins before it is known which config counts has `beside`. Should the config have a
+    policy for it, the call that this begins stands for the RPC.
     """
+
+    beside: Beside | None = None
 
     def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
         super().__init__()
@@ -101,6 +125,10 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             if published.selector is not None and self._arguments.selection is None:
                 self._select(published)
                 continue
+            if self.beside is not None and published.resolved:
+                beside, self.beside = self.beside, None
+                self._configure(published.config, beside)
+                continue
             if seen is None:
                 result = pick_now(engine, published, self._info)
             else:
@@ -133,6 +161,43 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
             self._take_timeout(published.config)
             if chosen.config.timeout is not None:
                 self._arm_deadline()
+
+    def _configure(self, config: ServiceConfig, beside: Beside) -> None:
+        """It is queued since before it was known which config counts."""
+        method_config = self._method.config(config, self._arguments.selection)
+        wait_for_ready = method_config.applied(None, self._arguments.wait_for_ready)[1]
+        with self._arrival:
+            self._arguments = self._arguments._replace(wait_for_ready=wait_for_ready)
+        self._take_timeout(config)
+        if self._engine.retries.wanted(config, method_config):
+            self._hand_over(config, beside)
+        elif method_config.timeout is not None:
+            self._arm_deadline()
+
+    def _hand_over(self, config: ServiceConfig, beside: Beside) -> None:
+        """Let a call that obeys the policy stand for the RPC."""
+        if self._final:
+            return
+        timeout = None if self._deadline is None else self._deadline - monotonic()
+        arguments = self._arguments._replace(timeout=timeout)
+        began = self._queued_at or monotonic()
+        try:
+            inner = beside(self._engine, self._method, config, arguments, began)
+        except ValueError:
+            if not self._engine.closed:
+                raise
+            self._settle_locally(RpcFailure(Status(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)))
+            return
+        with self._arrival:
+            lost = self._inner is not None  # cancelled or expired meanwhile
+            if not lost:
+                self._inner = inner
+                self._arrival.notify_all()
+        over = functools.partial(_policy_over, weakref.ref(self))
+        if lost:
+            inner.cancel()
+        elif not inner.add_callback(over):
+            over()
 
     def end_with(self, status: Status) -> None:
         """It fails without having been sent."""
@@ -223,12 +288,16 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
                 return False
             if self._final or not inner.done():
                 return True
-            code = inner.code()
-            again = (
-                never_left(code, inner.details())
-                and not self._engine.closed
-                and (self._deadline is None or monotonic() < self._deadline)
-            )
+            again = False
+            if isinstance(inner, ClientCall):
+                for note in getattr(inner, "__notes__", ()):
+                    self.add_note(note)
+            else:
+                again = (
+                    never_left(inner.code(), inner.details())
+                    and not self._engine.closed
+                    and (self._deadline is None or monotonic() < self._deadline)
+                )
             if not again:
                 self._finish()
             else:
@@ -391,6 +460,12 @@ class ClientCall(grpc.RpcError, grpc.Call, grpc.Future):
     def debug_error_string(self) -> Any:
         return self._ask(lambda inner: inner.debug_error_string())
 
+    @property
+    def _grpclb_attempts(self) -> tuple[AttemptRecord, ...]:
+        """For `attempts`."""
+        inner = self._inner
+        return inner._grpclb_attempts if isinstance(inner, ClientCall) else ()
+
     # -- responses ------------------------------------------------------------------------------
 
     def __iter__(self) -> ClientCall:
@@ -440,6 +515,13 @@ def _expire(reference: weakref.ref[ClientCall]) -> None:
     call = reference()
     if call is not None and call._inner is None:
         call._settle_locally(RpcFailure(call._engine.out_of_time(call._began())))
+
+
+def _policy_over(reference: weakref.ref[ClientCall]) -> None:
+    """The call to which the RPC was handed over is over."""
+    call = reference()
+    if call is not None:
+        call._settle(call._inner)
 
 
 def _ended(reference: weakref.ref[ClientCall], pick: Pick, transport: SyncTransport) -> None:

@@ -225,6 +225,8 @@ class _MultiCallable:
             if engine.retries.wanted(service_config, config):
                 return beside(engine, self._method, service_config, arguments)
         call = ClientCall(engine, self._method, arguments)
+        if not published.resolved:
+            call.beside = beside
         call.start()
         return call
 

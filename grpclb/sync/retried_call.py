@@ -63,6 +63,8 @@ class RetriedCall(ClientCall):
     retried the current one, while it is hedged none, until one wins.
     """
 
+    began: float | None = None  # if that was before it was made
+
     def __init__(
         self,
         engine: Engine,
@@ -296,7 +298,7 @@ class RetriedCall(ClientCall):
         with self._arrival:
             if one.inner is not None or one.cancelled or one.ended or self._final:
                 return
-            status = self._engine.out_of_time(self._tries[0].started, self._records)
+            status = self._engine.out_of_time(self.began or self._tries[0].started, self._records)
             self._has_no_backend(one, RpcFailure(status))
         self._tell()
 

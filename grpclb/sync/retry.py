@@ -76,12 +76,17 @@ def blocking(
 
 
 def beside(
-    engine: Engine, method: MethodHandle, config: ServiceConfig, arguments: CallArguments
+    engine: Engine,
+    method: MethodHandle,
+    config: ServiceConfig,
+    arguments: CallArguments,
+    began: float | None = None,
 ) -> RetriedCall:
-    """An RPC that goes on beside its caller."""
+    """An RPC that goes on beside its caller, since `began` if not just now."""
     method_config = method.config(config, arguments.selection)
     call_type = RetriedStream if method.kind in (UNARY_STREAM, STREAM_STREAM) else RetriedCall
     call = call_type(engine, method.with_bytes(), arguments, method_config.hedging is not None)
+    call.began = began
     commit = functools.partial(on_existing, weakref.ref(call), RetriedCall.commit_to)
     call.use(
         engine.retries.machine(config, method_config, call.deadline),

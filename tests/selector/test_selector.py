@@ -201,6 +201,26 @@ def test_its_retry_policy_counts(stack: Stack, kind: str, servers: Scripted) -> 
 
 
 @both
+@every_kind
+def test_its_retry_policy_counts_for_rpcs_that_waited_for_it(
+    stack: Stack, kind: str, servers: Scripted
+) -> None:
+    selector, resolver = Selector("b", MethodConfig(retry=RETRY)), ManualResolver()
+    with stack(resolver) as channel:
+        keys = [script(servers, *[UNAVAILABLE] * failures) for failures in (2, 9)]
+        calls = [channel.start(kind, metadata, timeout=10) for _, metadata in keys]
+        cancelled = channel.start(kind, timeout=10)
+        resolver.update(world(servers, selector, "a", "b"))
+        channel.cancel(cancelled)
+        codes = [channel.end(call)[0] for call in (*calls, cancelled)]
+        assert codes == [OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED]
+        assert [servers.attempts_of(key) for key, _ in keys] == [["b"] * 3] * 2
+        del calls, cancelled
+        assert selector.let_go()
+        assert not any(count < 0 for count in selector.held.values())
+
+
+@both
 def test_a_selector_may_refuse(stack: Stack, servers: Scripted) -> None:
     selector = Selector()
     with stack(resolved(servers, selector, "a")) as channel:
