@@ -103,8 +103,7 @@ def test_it_is_cancelled(
     """While the name is looked up, while it waits for a backend, and while an attempt runs."""
     name = key()
     first, second, third = (
-        cold.begin(kind, metadata=servers.script(f"{name}-{n}", *[HANGS] * 3))
-        for n in range(3)
+        cold.begin(kind, metadata=servers.script(f"{name}-{n}", *[HANGS] * 3)) for n in range(3)
     )
     assert first.cancel()
     assert first.end().code is grpc.StatusCode.CANCELLED
