@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -46,6 +48,11 @@ class CallArguments(NamedTuple):
     def info(self, method: MethodHandle, tried: frozenset[Address] = _NOBODY) -> PickInfo:
         """What a picker may know of the RPC."""
         return info_of(method, self.metadata, self.selection, tried)
+
+
+# CallArguments(*values), in a third of the time.
+arguments_of: Callable[[tuple[Any, ...]], CallArguments]
+arguments_of = functools.partial(tuple.__new__, CallArguments)
 
 
 def serialized(method: MethodHandle, request: Any) -> bytes:

@@ -60,7 +60,8 @@ def send_first(
     Most RPCs end with their first attempt, and well, so it does without the machinery of retries.
     Raises for wrong arguments.
     """
-    info = arguments.info(method)
+    plain = not arguments.metadata and arguments.selection is None
+    info = method.info if plain else arguments.info(method)
     started = monotonic()
     published = engine.slot.current
     pick = pick_now(engine, published, info)

@@ -22,7 +22,7 @@ from grpclb.core.balancer import CallOutcome, Pick
 from grpclb.core.config_selector import Selected, Selection
 from grpclb.core.service_config import EMPTY
 from grpclb.core.status import Status
-from grpclb.sync.arguments import CallArguments, info_of
+from grpclb.sync.arguments import CallArguments, arguments_of, info_of
 from grpclb.sync.call import ClientCall
 from grpclb.sync.engine import Engine
 from grpclb.sync.errors import CLOSED, CLOSED_BESIDE, RpcFailure
@@ -94,9 +94,8 @@ class _MultiCallable:
             config = method.config(published.config, selection)
             timeout, wait_for_ready = config.applied(timeout, wait_for_ready)
             if engine.retries.wanted(published.config, config):
-                arguments = CallArguments(
-                    request, timeout, metadata, credentials, wait_for_ready, compression, selection
-                )
+                options = credentials, wait_for_ready, compression
+                arguments = arguments_of((request, timeout, metadata, *options, selection))
                 return blocking(engine, method, published.config, arguments, with_call, began)
         if engine.closed:
             raise ValueError(CLOSED)

@@ -19,18 +19,15 @@ from grpclb.control.method import (
     MethodHandle,
 )
 from grpclb.core.service_config import ServiceConfig
-from grpclb.sync.arguments import CallArguments, serialized
+from grpclb.sync.arguments import CallArguments, arguments_of, serialized
 from grpclb.sync.blocking import BlockingRetries, Failed, send_first
 from grpclb.sync.engine import Engine
-from grpclb.sync.errors import (
-    CLOSED,
-)
+from grpclb.sync.errors import CLOSED
 from grpclb.sync.pick import Seen
 from grpclb.sync.replay import ReplayedRequests
 from grpclb.sync.requests import Requests
 from grpclb.sync.retried_call import RetriedCall, on_existing
 from grpclb.sync.retried_streams import RetriedStream
-from grpclb.sync.tries import is_too_large
 
 
 def blocking(
@@ -45,10 +42,9 @@ def blocking(
     if engine.closed:
         raise ValueError(CLOSED)
     method_config = method.config(config, arguments.selection)
-    retry = method_config.retry
+    streams, timed = type(arguments.request) is Requests, method_config.attempt_timeout is not None
     # A request stream may be committed while an attempt runs: its own timeout ends with that.
-    timed = retry is not None and retry.per_attempt_recv_timeout is not None
-    if method_config.hedging is not None or (timed and type(arguments.request) is Requests):
+    if method_config.hedging is not None or (timed and streams):
         call = beside(engine, method, config, arguments)
         response = call.result()
         return (response, call) if with_call else response
@@ -57,20 +53,21 @@ def blocking(
     deadline = None if timeout is None else now + timeout
     twin = method.with_bytes()
     first: Failed | Seen | None = None
-    if type(arguments.request) is not Requests:
-        arguments = _replayable(engine, method, arguments, _no_stream)
-        if method_config.attempt_timeout is None and not is_too_large(engine, arguments.request):
+    if not streams:
+        arguments = _with_message(method, arguments)
+        if not timed and len(arguments.request) <= engine.spec.options.replay_limit:
             done, ended = send_first(engine, twin, arguments, deadline, with_call)
             if done:
-                engine.retries.record_success(config)
+                if config.retry_throttling is not None:
+                    engine.retries.record_success(config)
                 return ended
             first = ended
     machine = engine.retries.machine(config, method_config, deadline)
     retries = BlockingRetries(
         engine, twin, machine, deadline, with_call, now if began is None else began
     )
-    if type(arguments.request) is Requests:
-        arguments = _replayable(engine, method, arguments, retries.commit_to)
+    if streams:
+        arguments = _with_requests(engine, method, arguments, retries.commit_to)
     retries.arguments = arguments
     return retries.run(first)
 
@@ -87,34 +84,40 @@ def beside(
     call_type = RetriedStream if method.kind in (UNARY_STREAM, STREAM_STREAM) else RetriedCall
     call = call_type(engine, method.with_bytes(), arguments, method_config.hedging is not None)
     call.began = began
-    commit = functools.partial(on_existing, weakref.ref(call), RetriedCall.commit_to)
-    call.use(
-        engine.retries.machine(config, method_config, call.deadline),
-        _replayable(engine, method, arguments, commit),
-    )
+    machine = engine.retries.machine(config, method_config, call.deadline)
+    if type(arguments.request) is Requests:
+        commit = functools.partial(on_existing, weakref.ref(call), RetriedCall.commit_to)
+        call.use(machine, _with_requests(engine, method, arguments, commit))
+    else:
+        call.use(machine, _with_message(method, arguments))
     call.start()
     return call
 
 
-def _replayable(
+def _with_message(method: MethodHandle, arguments: CallArguments) -> CallArguments:
+    """The arguments with a request that can be sent several times. Most of them are None."""
+    request, timeout, metadata, credentials, wait_for_ready, compression, selection = arguments
+    if metadata is not None:
+        metadata = kept(metadata)
+        check_metadata(metadata)
+    if credentials is not None or compression:
+        check_options(credentials, compression)
+    options = credentials, wait_for_ready, compression
+    return arguments_of((serialized(method, request), timeout, metadata, *options, selection))
+
+
+def _with_requests(
     engine: Engine,
     method: MethodHandle,
     arguments: CallArguments,
     on_overflow: Callable[[int], None],
 ) -> CallArguments:
     """The arguments with requests that can be sent several times, byte-equal."""
-    arguments = arguments._replace(metadata=kept(arguments.metadata))
-    check_metadata(arguments.metadata)
+    metadata = kept(arguments.metadata)
+    check_metadata(metadata)
     check_options(arguments.credentials, arguments.compression)
-    request = arguments.request
-    if type(request) is Requests:
-        limit = engine.spec.options.replay_limit
-        replayed = ReplayedRequests(
-            request.source, method, limit, engine.replay_budget, on_overflow
-        )
-        return arguments._replace(request=replayed)
-    return arguments._replace(request=serialized(method, request))
-
-
-def _no_stream(serial: int) -> None:
-    """A request that is one message overflows nothing while it is sent."""
+    limit = engine.spec.options.replay_limit
+    replayed = ReplayedRequests(
+        arguments.request.source, method, limit, engine.replay_budget, on_overflow
+    )
+    return arguments._replace(request=replayed, metadata=metadata)
