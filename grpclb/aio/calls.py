@@ -76,7 +76,8 @@ class _MultiCallable:
             timeout, wait_for_ready = method_config.applied(
                 arguments.timeout, arguments.wait_for_ready
             )
-            arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
+            if timeout is not arguments.timeout or wait_for_ready is not arguments.wait_for_ready:
+                arguments = arguments._replace(timeout=timeout, wait_for_ready=wait_for_ready)
             if engine.retries.wanted(config, method_config):
                 return start_retried(engine, method, config, arguments)
         call = self._call_type(engine, method, arguments)

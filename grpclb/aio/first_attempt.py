@@ -23,7 +23,8 @@ from grpclb.aio.tries import Try
 from grpclb.control.attempt_log import AttemptRecord
 from grpclb.control.failures import tell
 from grpclb.core.attempt import Send
-from grpclb.core.balancer import Pick
+from grpclb.core.balancer import CallOutcome, Pick
+from grpclb.core.method_config import MethodConfig
 from grpclb.core.service_config import ServiceConfig
 
 
@@ -35,11 +36,12 @@ class RetriedUnaryUnaryCall(RetriedUnaryResponse, UnaryUnaryCall):
     _started = 0.0
     _config: ServiceConfig
 
-    def begin(self, config: ServiceConfig, arguments: CallArguments) -> None:
+    def begin(
+        self, config: ServiceConfig, method_config: MethodConfig, arguments: CallArguments
+    ) -> None:
         """Send the first attempt, if there is a backend; else be a retried call from the start."""
         self._config = config
         self._arguments = arguments
-        method_config = self._method.config(config, arguments.selection)
         engine = self._engine
         slot = engine.slot
         slot.used = True
@@ -97,7 +99,8 @@ class RetriedUnaryUnaryCall(RetriedUnaryResponse, UnaryUnaryCall):
 
     def _succeeded(self) -> None:
         self._first_seconds = monotonic() - self._started
-        self._engine.retries.record_success(self._config)
+        if self._config.retry_throttling is not None:
+            self._engine.retries.record_success(self._config)
         self._finish()
 
     # -- what only the machine knows -----------------------------------------------------------
@@ -134,9 +137,13 @@ def _first_ended(
     if call is None:
         count_end(pick, transport, inner)
         return
-    one = call._try_of(inner)
+    one = None if call._first is transport else call._try_of(inner)
     if one is None and known(inner.code()) is grpc.StatusCode.OK:
-        count_end(pick, transport, inner)
+        transport.inflight -= 1
+        if pick.on_done is not None:
+            tell(
+                pick, CallOutcome(grpc.StatusCode.OK, tuple(known(inner.trailing_metadata()) or ()))
+            )
         call._succeeded()
         return
     one = one or call._arm()

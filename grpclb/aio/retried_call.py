@@ -63,17 +63,17 @@ class RetriedCall(ClientCall):
     """What the four kinds of retried or hedged calls have in common."""
 
     began: float | None = None  # if that was before it was made
+    _hedged = False
+    _tried: frozenset[Address] = frozenset()
+    _seen: Seen | None = None  # what the picker said to the first attempt
+    _handed_over = False  # and so the caller is out of reach of exceptions
 
     def __init__(self, engine: Engine, method: MethodHandle, arguments: CallArguments) -> None:
         super().__init__(engine, method, arguments)
         self._machine: CallAttempts
-        self._hedged = False
         self._tries: dict[int, Try] = {}
-        self._tried: frozenset[Address] = frozenset()
         self._records: list[AttemptRecord] = []
         self._timers: list[asyncio.TimerHandle] = []
-        self._seen: Seen | None = None  # what the picker said to the first attempt
-        self._handed_over = False  # and so the caller is out of reach of exceptions
 
     @property
     def deadline(self) -> float | None:
@@ -153,7 +153,7 @@ class RetriedCall(ClientCall):
         arguments = self._arguments
         metadata = arguments.metadata
         if one.attempt.number:
-            metadata = grpc.aio.Metadata(*metadata)
+            metadata = grpc.aio.Metadata(*(metadata or ()))
             metadata.add(PREVIOUS_ATTEMPTS, str(one.attempt.number))
         multicallable = transport.callable(self._method)
         requests = () if self._streams_requests else (arguments.request,)

@@ -80,25 +80,29 @@ def start_retried(
     call_type = _CALLS[method.kind]
     request, timeout, metadata, credentials, wait_for_ready, compression, selected = arguments
     # Now: an attempt that finds the mistake later has nobody to tell (and grpc.aio, no status).
-    check_options(credentials, compression)
+    if credentials is not None or compression:
+        check_options(credentials, compression)
     if not call_type._streams_requests:
         if method.serializer is not None:
             request = method.serializer(request)
         check_message(request)
-    metadata = checked_metadata(metadata)
-    check_metadata(metadata)
+    legal = True
+    if metadata is not None:
+        metadata = checked_metadata(metadata)
+        check_metadata(metadata)
+        legal = legal_metadata(metadata)
     arguments = arguments_of(
         (request, timeout, metadata, credentials, wait_for_ready, compression, selected)
     )
     call = call_type(engine, method, arguments)
     call._method = method.with_bytes()
     call.began = began
-    if not legal_metadata(metadata):
+    if not legal:
         call._end_locally(EndedCall(Status(grpc.StatusCode.INTERNAL, INVALID_METADATA)))
         return call
     try:
         if isinstance(call, RetriedUnaryUnaryCall):
-            call.begin(config, arguments)
+            call.begin(config, method_config, arguments)
         else:
             machine = engine.retries.machine(config, method_config, call.deadline)
             call.use(machine, arguments, hedged=method_config.hedging is not None)
